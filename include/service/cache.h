@@ -1,0 +1,78 @@
+/* cache.h: answers of a store, kept for a while, shared by all workers.
+ *
+ * One entry per key; the whole key is compared. Sharded, each shard with its
+ * own lock, held for a look-up and no longer. Least recently used entries go
+ * first; negative ones have their own tenth of the room, so that a stranger's
+ * invented names cannot push the real ones out. Of the lookups of one key that
+ * are under way at once only the first is told to ask the store; all get what
+ * it brings. Time is an argument (clock_ms()). */
+
+#ifndef SERVICE_CACHE_H
+#define SERVICE_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "platform/util.h"
+#include "service/store.h"
+
+struct cache;
+
+struct cache_limits {
+	size_t max_entries; /* 0: nothing is kept, single flight still works */
+	uint64_t positive_ttl, negative_ttl, stale_ttl; /* ms */
+};
+
+/* What a waiter is told. destination: an index, meaningful when FOUND. */
+struct cache_answer {
+	enum store_result result;
+	int destination;
+	bool stale; /* the store failed; this is an old answer */
+};
+
+/* Lives inside the asker; linked from cache_lookup() until woken or
+ * cancelled. wake() is called by whichever thread calls cache_fill(), without
+ * any lock, and must hand over to the asker's thread itself. */
+struct cache_waiter {
+	void (*wake)(struct cache_waiter *w, const struct cache_answer *answer);
+	struct cache_waiter *next, *prev;
+	void *entry; /* cache's own */
+};
+
+enum cache_state {
+	CACHE_HIT, /* *answer_out is fresh */
+	CACHE_FETCH, /* w waits, and the caller has to ask the store */
+	CACHE_WAIT, /* w waits for somebody else's fetch */
+	CACHE_NO_MEMORY
+};
+
+struct cache_counters {
+	uint64_t hits, misses, waits, stale, evicted;
+	size_t entries;
+};
+
+struct cache *cache_new(const struct cache_limits *limits);
+void cache_free(struct cache **cache);
+
+enum cache_state cache_lookup(struct cache *cache, const char *key,
+    uint64_t now, struct cache_waiter *w, struct cache_answer *answer_out)
+    MUST_CHECK;
+
+/* The end of a fetch. FAILED: waiters get a stale answer when there is one
+ * younger than its ttl + stale_ttl. Wakes all waiters before it returns. */
+void cache_fill(struct cache *cache, const char *key, uint64_t now,
+    enum store_result result, int destination);
+
+/* key: what w was given to cache_lookup() with. True: w was unlinked and will
+ * not be woken. False: it has been, or is just being woken: keep it. */
+bool cache_cancel(struct cache *cache, const char *key,
+    struct cache_waiter *w);
+
+/* Forgets one key, or all when key is NULL. A fetch under way is not stopped,
+ * but its answer is given to its waiters only and not kept. */
+void cache_forget(struct cache *cache, const char *key);
+
+void cache_count(struct cache *cache, struct cache_counters *out);
+
+#endif

@@ -1,0 +1,57 @@
+/* route.h: which destination an identifier belongs to: cache, then store
+ * (identifier, then "@domain"), then the default destination. */
+
+#ifndef SERVICE_ROUTE_H
+#define SERVICE_ROUTE_H
+
+#include <stdbool.h>
+
+#include "platform/config.h"
+#include "platform/err.h"
+
+struct cache;
+struct event_base;
+struct mailbox;
+struct router; /* one worker's */
+struct route_lookup;
+struct store_table;
+
+enum route_status {
+	ROUTE_FOUND, /* the store knows the identifier or its domain */
+	ROUTE_DEFAULT, /* it knows neither, or there is no identifier */
+	ROUTE_FAILED /* the store could not say: no answer at all */
+};
+
+struct route_answer {
+	enum route_status status;
+	int destination; /* an index into the configuration's */
+	bool stale;
+};
+
+typedef void route_done(void *arg, const struct route_answer *answer);
+
+struct router_spec {
+	const struct config *cfg;
+	const struct store_table *table; /* the mapping file's */
+	struct cache *cache; /* shared by all workers */
+	struct event_base *base;
+	struct mailbox *mailbox;
+};
+
+/* Main thread; touches neither base nor mailbox before the first lookup.
+ * NULL: err says why. */
+struct router *router_new(const struct router_spec *spec, struct err *err);
+
+/* On the worker's thread, without lookups under way. */
+void router_free(struct router **router);
+
+/* key: made by identifier_make(), or "" for none. Calls done exactly once
+ * unless cancelled; when the answer is at hand, before it returns, and then it
+ * returns NULL. */
+struct route_lookup *route_lookup(struct router *router, const char *key,
+    route_done *done, void *arg);
+
+/* Clears *lookup; done will not be called. NULL is fine. */
+void route_lookup_cancel(struct route_lookup **lookup);
+
+#endif

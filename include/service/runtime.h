@@ -1,0 +1,77 @@
+/* runtime.h: the one immutable, counted snapshot of everything that the
+ * configuration means: certificates, mapping table, destinations, ready-made
+ * texts; and each worker's slice of it: its TLS contexts and its router.
+ *
+ * Built whole, aside, on the main thread; published to the workers only when
+ * every part is good. A session holds the slice that it began with; a slice
+ * holds the runtime. */
+
+#ifndef SERVICE_RUNTIME_H
+#define SERVICE_RUNTIME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "platform/config.h"
+
+struct cache;
+struct destination;
+struct event_base;
+struct mailbox;
+struct router;
+struct runtime_slice;
+struct store_table;
+struct tls_client;
+struct tls_identity_set;
+struct tls_server;
+struct tls_trust;
+
+struct runtime {
+	struct config *cfg;
+	struct tls_identity_set *identities;
+	struct tls_trust **trust; /* per destination */
+	struct destination **destination;
+	struct store_table *table;
+	struct cache *cache;
+	/* Answers to CAPA and to AUTH alone: [STLS offered][login allowed] */
+	char *capa[2][2];
+	char *auth_list[2]; /* [login allowed] */
+	struct runtime_slice **slice; /* per worker; theirs once published */
+	size_t n_slices;
+	void *refs; /* runtime.c's */
+};
+
+/* Touched by its worker's thread only, once published. */
+struct runtime_slice {
+	struct runtime *rt;
+	struct tls_server *tls_server;
+	struct tls_client **tls_client; /* per destination */
+	struct router *router;
+	unsigned *source_turn; /* per destination: connector.h */
+	unsigned refs; /* the worker's own, and one per session */
+};
+
+struct runtime_worker {
+	struct event_base *base;
+	struct mailbox *mailbox;
+};
+
+/* Takes cfg over, whatever happens, and adds what is wrong with files that it
+ * names to problems. NULL when problems has errors. old (or NULL): destinations
+ * of the same name, host and port keep their counters. workers may be NULL to
+ * check only. */
+struct runtime *runtime_new(struct config *cfg, const struct runtime *old,
+    const struct runtime_worker *workers, size_t n_workers,
+    struct config_problems *problems);
+
+/* The main thread's own hold on what it published. */
+void runtime_unref(struct runtime **rt);
+
+/* For what was never published: frees every slice as well. */
+void runtime_discard(struct runtime **rt);
+
+struct runtime_slice *runtime_slice_ref(struct runtime_slice *slice);
+/* On the slice's worker. The last slice to go takes the runtime along. */
+void runtime_slice_unref(struct runtime_slice **slice);
+
+#endif

@@ -1,0 +1,28 @@
+/* store_file.h: the mapping file: "IDENTIFIER<white space>DESTINATION" a line,
+ * "#" comments, blank lines. Loaded whole; immutable afterwards, shared by all
+ * workers, part of the runtime. */
+
+#ifndef SERVICE_STORE_FILE_H
+#define SERVICE_STORE_FILE_H
+
+#include <stddef.h>
+
+#include "platform/config.h"
+
+struct store_table;
+
+/* Loads cfg->mapping.file_path. Every bad line is a problem of the key
+ * mapping.file.path (the first 100; then one that says how many more): wrong
+ * number of words, over-long identifier, NUL, an undeclared destination, an
+ * identifier given twice with different destinations. NULL: unreadable or no
+ * memory (also reported). Identifiers are normalised as the configuration
+ * says. A file_path of "" gives an empty table. */
+struct store_table *store_table_load(const struct config *cfg,
+    struct config_problems *problems);
+void store_table_free(struct store_table **table);
+size_t store_table_count(const struct store_table *table);
+
+/* The destination's index in cfg, or -1. */
+int store_table_find(const struct store_table *table, const char *key);
+
+#endif

@@ -1,0 +1,59 @@
+/* session.h: what a worker knows of its sessions: it hands accepted sockets
+ * in, and asks them to end. */
+
+#ifndef SESSION_SESSION_H
+#define SESSION_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "platform/err.h"
+
+struct evdns_base;
+struct event;
+struct event_base;
+struct linger_set;
+struct runtime_slice;
+struct session;
+
+/* One worker's ground for all its sessions. The worker fills in the first
+ * part, session_env_init() the rest. */
+struct session_env {
+	struct event_base *base;
+	struct evdns_base *dns;
+	struct runtime_slice *slice; /* the current one; new sessions take it */
+	void (*empty)(void *arg); /* draining, and the last session is gone */
+	void *arg;
+
+	struct linger_set *lingers;
+	struct session *live, *dead;
+	struct event *reap;
+	char *scratch; /* one line: only while it is being handled */
+	size_t n_live;
+	bool draining;
+};
+
+int session_env_init(struct session_env *env, struct err *err) MUST_CHECK;
+void session_env_clear(struct session_env *env);
+
+struct session_arrival {
+	int fd; /* taken over */
+	size_t listener; /* its index in the current configuration */
+	const struct sockaddr *peer;
+	socklen_t peer_len;
+	const char *refusal; /* greet with this "-ERR [SYS/TEMP]" and close */
+	/* Called when the session has ended: the listener counts. */
+	void (*gone)(void *arg);
+	void *gone_arg;
+};
+
+void session_accept(struct session_env *env, const struct session_arrival *a);
+
+/* Ends the sessions that are only in the dialogue, with a word of why; logins
+ * and relays go on until session_close_all(). */
+void session_drain(struct session_env *env);
+void session_close_all(struct session_env *env);
+
+#endif

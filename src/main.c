@@ -1,0 +1,134 @@
+/* main.c: options, and what has to be set before anything else. */
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <jansson.h>
+#include <openssl/crypto.h>
+#include <sodium.h>
+#include <yaml.h>
+
+#include "platform/hash.h"
+#include "platform/secret.h"
+#include "server/server.h"
+#include "service/tls_server.h"
+
+#define MAIN_CONFIG "/etc/mailferry/mailferry.yaml"
+
+static void main_memory(void);
+static void main_usage(FILE *out);
+static void main_version(void);
+
+/* Both libraries free buffers that held passwords as they are: what they give
+ * back is wiped. Before either has allocated anything. */
+static void
+main_memory(void)
+{
+	event_set_mem_functions(secret_malloc, secret_realloc, secret_free);
+}
+
+/* OpenSSL's allocator hooks carry the caller's place. */
+static void *main_ssl_malloc(size_t n, const char *file, int line);
+static void *main_ssl_realloc(void *p, size_t n, const char *file, int line);
+static void main_ssl_free(void *p, const char *file, int line);
+
+static void *
+main_ssl_malloc(size_t n, const char *file UNUSED, int line UNUSED)
+{
+	return secret_malloc(n);
+}
+
+static void *
+main_ssl_realloc(void *p, size_t n, const char *file UNUSED, int line UNUSED)
+{
+	return secret_realloc(p, n);
+}
+
+static void
+main_ssl_free(void *p, const char *file UNUSED, int line UNUSED)
+{
+	secret_free(p);
+}
+
+static void
+main_usage(FILE *out)
+{
+	fprintf(out,
+	    "usage: mailferry [-t] [-c FILE]\n"
+	    "       mailferry -V | --help\n"
+	    "\n"
+	    "  -c, --config FILE  configuration (default: $MAILFERRY_CONFIG,\n"
+	    "                     or " MAIN_CONFIG ")\n"
+	    "  -t, --check        check the configuration and exit\n"
+	    "  -V, --version      versions of mailferry and its libraries\n"
+	    "  -h, --help         this text\n"
+	    "\n"
+	    "mailferry(8) and mailferry.yaml(5) say the rest.\n");
+}
+
+static void
+main_version(void)
+{
+	printf("mailferry %s\n", MAILFERRY_VERSION);
+	printf("libevent %s\n", event_get_version());
+	printf("%s\n", OpenSSL_version(OPENSSL_VERSION));
+	printf("libyaml %s\n", yaml_get_version_string());
+	printf("jansson %s\n", jansson_version_str());
+	printf("libsodium %s\n", sodium_version_string());
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct option options[] = {
+	    {"config", required_argument, NULL, 'c'},
+	    {"check", no_argument, NULL, 't'},
+	    {"version", no_argument, NULL, 'V'},
+	    {"help", no_argument, NULL, 'h'},
+	    {NULL, 0, NULL, 0},
+	};
+	const char *path = getenv("MAILFERRY_CONFIG");
+	bool check = false;
+	int opt;
+
+	if (CRYPTO_set_mem_functions(main_ssl_malloc, main_ssl_realloc,
+		main_ssl_free) != 1) {
+		fprintf(stderr, "mailferry: OpenSSL was started too early\n");
+		return EX_SOFTWARE;
+	}
+	main_memory();
+	if (path == NULL || path[0] == '\0')
+		path = MAIN_CONFIG;
+	while ((opt = getopt_long(argc, argv, "c:tVh", options, NULL)) != -1) {
+		switch (opt) {
+		case 'c':
+			path = optarg;
+			break;
+		case 't':
+			check = true;
+			break;
+		case 'V':
+			main_version();
+			return EXIT_SUCCESS;
+		case 'h':
+			main_usage(stdout);
+			return EXIT_SUCCESS;
+		default:
+			main_usage(stderr);
+			return EX_USAGE;
+		}
+	}
+	if (optind < argc) {
+		main_usage(stderr);
+		return EX_USAGE;
+	}
+	hash_init();
+	evthread_use_pthreads();
+	tls_tickets_init();
+	return check ? server_check(path) : server_run(path);
+}

@@ -1,0 +1,98 @@
+/* identifier.c: the key that is looked up.
+ *
+ * The name ends up in store queries, URLs, log lines and cache keys, so what
+ * could break out of any of them is refused before anything else happens to
+ * it: also in the suffix that is cut off, which a backend will still see. */
+
+#include "proto/identifier.h"
+
+#include <string.h>
+
+static bool identifier_octets_good(const char *name, size_t len);
+static size_t identifier_cut(
+    const struct identifier_rules *rules, const char *name, size_t len);
+static bool identifier_append(char *out, size_t *len, const char *s, size_t n);
+static void identifier_lower(char *s, size_t len);
+
+enum identifier_status
+identifier_make(const struct identifier_rules *rules, const char *name,
+    size_t len, char *out)
+{
+	size_t n = 0;
+
+	out[0] = '\0';
+	if (len > IDENTIFIER_MAX || !identifier_octets_good(name, len))
+		return IDENTIFIER_BAD;
+	len = identifier_cut(rules, name, len);
+	if (len == 0)
+		return IDENTIFIER_EMPTY;
+	if (!identifier_append(out, &n, name, len))
+		return IDENTIFIER_BAD;
+	if (rules->default_domain[0] != '\0' &&
+	    memchr(name, '@', len) == NULL &&
+	    (!identifier_append(out, &n, "@", 1) ||
+		!identifier_append(out, &n, rules->default_domain,
+		    strlen(rules->default_domain)))) {
+		out[0] = '\0';
+		return IDENTIFIER_BAD;
+	}
+	if (rules->lowercase)
+		identifier_lower(out, n);
+	return IDENTIFIER_OK;
+}
+
+const char *
+identifier_domain(const char *key)
+{
+	const char *at = strrchr(key, '@');
+
+	return at == NULL || at[1] == '\0' ? NULL : at;
+}
+
+static bool
+identifier_octets_good(const char *name, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)name[i];
+
+		if (c <= ' ' || c == 0x7f || c == '"')
+			return false;
+	}
+	return true;
+}
+
+/* The length of what stands before the first separator, whichever it is. */
+static size_t
+identifier_cut(
+    const struct identifier_rules *rules, const char *name, size_t len)
+{
+	for (size_t i = 0; i < rules->n_separators; i++) {
+		const char *sep = rules->separators[i];
+		const char *at = memmem(name, len, sep, strlen(sep));
+
+		/* An empty one would be found everywhere. */
+		if (at != NULL && sep[0] != '\0')
+			len = (size_t)(at - name);
+	}
+	return len;
+}
+
+static bool
+identifier_append(char *out, size_t *len, const char *s, size_t n)
+{
+	if (n > IDENTIFIER_MAX - *len)
+		return false;
+	memcpy(out + *len, s, n);
+	*len += n;
+	out[*len] = '\0';
+	return true;
+}
+
+/* Not tolower(3): a locale must not change who is looked up. */
+static void
+identifier_lower(char *s, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (s[i] >= 'A' && s[i] <= 'Z')
+			s[i] = (char)(s[i] - 'A' + 'a');
+}

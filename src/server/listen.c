@@ -1,0 +1,100 @@
+/* listen.c: what needs privileges, and giving them up. */
+
+#include "listen.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LISTEN_BACKLOG 4096
+
+static int listen_ids(const struct config *cfg, uid_t *uid, gid_t *gid,
+    struct err *err);
+
+int
+listen_open(const struct addr *addr, struct err *err)
+{
+	char text[ADDR_TEXT_MAX];
+	int on = 1, fd;
+
+	addr_text(addr, text);
+	fd = socket(addr->u.sa.sa_family,
+	    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd == -1)
+		return err_set(err, "cannot listen on %s: %s", text,
+		    strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (addr->u.sa.sa_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == -1 ||
+	    bind(fd, &addr->u.sa, addr->len) == -1 ||
+	    listen(fd, LISTEN_BACKLOG) == -1) {
+		err_set(err, "cannot listen on %s: %s", text, strerror(errno));
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int
+listen_ids(const struct config *cfg, uid_t *uid, gid_t *gid, struct err *err)
+{
+	const struct config_server *s = &cfg->server;
+	struct passwd *pw = getpwnam(s->user);
+	struct group *gr;
+
+	if (pw == NULL)
+		return err_set(err, "server.user: no such user: %s", s->user);
+	*uid = pw->pw_uid;
+	*gid = pw->pw_gid;
+	if (s->group[0] != '\0') {
+		gr = getgrnam(s->group);
+		if (gr == NULL)
+			return err_set(err, "server.group: no such group: %s",
+			    s->group);
+		*gid = gr->gr_gid;
+	}
+	return 0;
+}
+
+int
+listen_drop_privileges(const struct config *cfg, struct err *err)
+{
+	struct rlimit none = {0, 0};
+	uid_t uid;
+	gid_t gid;
+
+	if (geteuid() == 0 && cfg->server.user[0] != '\0') {
+		if (listen_ids(cfg, &uid, &gid, err) == -1)
+			return -1;
+		if (initgroups(cfg->server.user, gid) == -1 ||
+		    setgid(gid) == -1 || setuid(uid) == -1)
+			return err_set(err, "cannot become user %s: %s",
+			    cfg->server.user, strerror(errno));
+		if (uid != 0 && setuid(0) == 0)
+			return err_set(err, "could become root again");
+	}
+	/* After the change of user, which would reset them. */
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	setrlimit(RLIMIT_CORE, &none);
+	return 0;
+}
+
+unsigned long
+listen_raise_limits(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) == -1)
+		return 0;
+	rl.rlim_cur = rl.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &rl);
+	return rl.rlim_cur;
+}

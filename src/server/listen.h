@@ -1,0 +1,22 @@
+/* listen.h: listening sockets, and the step from root to a plain user. */
+
+#ifndef SERVER_LISTEN_H
+#define SERVER_LISTEN_H
+
+#include "platform/addr.h"
+#include "platform/config.h"
+#include "platform/err.h"
+
+/* A non-blocking socket that listens on addr beside its siblings
+ * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
+int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
+
+/* As root with server.user: becomes that user and its groups for good. In any
+ * case no new privileges and no core dumps: memory holds passwords. */
+int listen_drop_privileges(const struct config *cfg, struct err *err)
+    MUST_CHECK;
+
+/* As many descriptors as the system lets us have; returns how many. */
+unsigned long listen_raise_limits(void);
+
+#endif

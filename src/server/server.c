@@ -1,0 +1,527 @@
+/* server.c: the main thread: start, reload, drain.
+ *
+ * Start: configuration -> workers (no threads yet) -> runtime -> sockets ->
+ * privileges -> threads. A reload does the same aside, and publishes only what
+ * is whole: until then nothing has changed. */
+
+#include "server/server.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include <event2/event.h>
+#include <utlist.h>
+
+#include "listen.h"
+#include "platform/clock.h"
+#include "platform/log.h"
+#include "service/mailbox.h"
+#include "service/runtime.h"
+#include "service/tls_server.h"
+#include "worker.h"
+
+#define SERVER_TICK_S 60 /* housekeeping: ticket keys */
+
+/* A worker's word that its last session is gone. */
+struct server_empty {
+	struct server *server;
+	struct mailbox_item item;
+	bool said; /* the worker's */
+};
+
+struct server {
+	const char *path;
+	struct event_base *base;
+	struct mailbox *mailbox;
+	struct worker **worker;
+	struct runtime_worker *runtime_worker; /* the same, for runtime_new() */
+	size_t n_workers, n_empty;
+	struct runtime *rt;
+	struct worker_count *counts;
+	struct event *signals[4], *tick, *grace;
+	struct server_empty *empty; /* one per worker */
+	bool draining;
+};
+
+static struct config *server_load(const char *path,
+    struct config_problems *problems);
+static void server_report(const struct config_problems *problems);
+static void server_log_problems(const struct config_problems *problems);
+static unsigned server_threads(const struct config *cfg);
+static int server_workers(struct server *sv, unsigned n, struct err *err);
+static int server_start(struct server *sv, struct config *cfg,
+    struct config_problems *problems);
+static int server_publish(struct server *sv, struct runtime *rt,
+    struct err *err);
+static bool server_bound(const struct server *sv, const struct addr *addr);
+static struct worker_count *server_count(struct server *sv, const char *name);
+static int server_binds(struct server *sv, const struct runtime *rt,
+    struct worker_bind *binds, size_t n, struct err *err);
+static size_t server_n_binds(const struct config *cfg);
+static bool server_signals(struct server *sv);
+static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
+static void server_reload(struct server *sv);
+static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
+static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
+static void server_grace_cb(evutil_socket_t fd, short what, void *arg);
+static void server_tick_cb(evutil_socket_t fd, short what, void *arg);
+static void server_worker_empty(void *arg);
+static void server_worker_is_empty(void *arg);
+static void server_clear(struct server *sv);
+static void server_log_start(const struct server *sv, const char *what);
+
+/* Sources that are not built in are the configuration's fault, like anything
+ * else: runtime_new() says so. */
+static struct config *
+server_load(const char *path, struct config_problems *problems)
+{
+	memset(problems, 0, sizeof(*problems));
+	return config_load(path, problems);
+}
+
+static void
+server_report(const struct config_problems *problems)
+{
+	for (size_t i = 0; i < problems->n_warning; i++)
+		fprintf(stderr, "%s (warning)\n", problems->warning[i]);
+	for (size_t i = 0; i < problems->n_error; i++)
+		fprintf(stderr, "%s\n", problems->error[i]);
+}
+
+static void
+server_log_problems(const struct config_problems *problems)
+{
+	for (size_t i = 0; i < problems->n_warning; i++)
+		log_msg(LOG_WARNING, "%s", problems->warning[i]);
+	for (size_t i = 0; i < problems->n_error; i++)
+		log_msg(LOG_ERR, "%s", problems->error[i]);
+}
+
+int
+server_check(const char *path)
+{
+	struct config_problems problems;
+	struct config *cfg = server_load(path, &problems);
+	struct runtime *rt = NULL;
+
+	if (cfg != NULL)
+		rt = runtime_new(cfg, NULL, NULL, 0, &problems);
+	server_report(&problems);
+	config_problems_clear(&problems);
+	if (rt == NULL)
+		return EX_CONFIG;
+	runtime_discard(&rt);
+	printf("configuration ok\n");
+	return EXIT_SUCCESS;
+}
+
+int
+server_run(const char *path)
+{
+	struct server sv = {.path = path};
+	struct config_problems problems;
+	struct config *cfg;
+	int status = EX_CONFIG;
+
+	cfg = server_load(path, &problems);
+	if (cfg == NULL)
+		server_report(&problems);
+	else
+		status = server_start(&sv, cfg, &problems);
+	config_problems_clear(&problems);
+	if (status == EXIT_SUCCESS) {
+		server_log_start(&sv, "ready");
+		event_base_loop(sv.base, 0);
+		log_msg(LOG_INFO, "stopped");
+	}
+	server_clear(&sv);
+	return status;
+}
+
+/* As many as the process may use, not as the machine has. */
+static unsigned
+server_threads(const struct config *cfg)
+{
+	cpu_set_t set;
+
+	if (cfg->server.threads != 0)
+		return cfg->server.threads;
+	if (sched_getaffinity(0, sizeof(set), &set) == -1)
+		return 1;
+	return (unsigned)CPU_COUNT(&set);
+}
+
+static int
+server_workers(struct server *sv, unsigned n, struct err *err)
+{
+	sv->worker = calloc(n, sizeof(struct worker *));
+	sv->runtime_worker = calloc(n, sizeof(*sv->runtime_worker));
+	sv->empty = calloc(n, sizeof(*sv->empty));
+	if (sv->worker == NULL || sv->runtime_worker == NULL ||
+	    sv->empty == NULL)
+		return err_set(err, "out of memory");
+	for (; sv->n_workers < n; sv->n_workers++) {
+		struct worker *w = worker_new((unsigned)sv->n_workers, err);
+
+		if (w == NULL)
+			return -1;
+		sv->worker[sv->n_workers] = w;
+		sv->runtime_worker[sv->n_workers].base = worker_base(w);
+		sv->runtime_worker[sv->n_workers].mailbox = worker_mailbox(w);
+	}
+	return 0;
+}
+
+/* Takes cfg over. Returns an exit status. */
+static int
+server_start(struct server *sv, struct config *cfg,
+    struct config_problems *problems)
+{
+	struct err err;
+	unsigned threads = server_threads(cfg);
+	struct runtime *rt;
+
+	listen_raise_limits();
+	sv->base = event_base_new();
+	if (sv->base != NULL)
+		sv->mailbox = mailbox_new(sv->base);
+	if (sv->mailbox == NULL || !server_signals(sv)) {
+		fprintf(stderr, "mailferry: out of memory or descriptors\n");
+		config_free(&cfg);
+		return EX_OSERR;
+	}
+	if (server_workers(sv, threads, &err) == -1) {
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		config_free(&cfg);
+		return EX_OSERR;
+	}
+	rt = runtime_new(cfg, NULL, sv->runtime_worker, sv->n_workers,
+	    problems);
+	if (rt == NULL) {
+		server_report(problems);
+		return EX_CONFIG;
+	}
+	cfg = rt->cfg;
+	if (log_open(cfg->server.log_target, cfg->server.log_format,
+		cfg->server.log_level, &err) == -1) {
+		runtime_discard(&rt);
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		return EX_CANTCREAT;
+	}
+	server_log_problems(problems);
+	if (server_publish(sv, rt, &err) == -1) {
+		runtime_discard(&rt);
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		log_msg(LOG_ERR, "%s", err.text);
+		return EX_OSERR;
+	}
+	if (listen_drop_privileges(cfg, &err) == -1) {
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		log_msg(LOG_ERR, "%s", err.text);
+		return EX_NOPERM;
+	}
+	if (geteuid() == 0)
+		log_msg(LOG_WARNING,
+		    "running as root: set server.user to give that up");
+	for (size_t i = 0; i < sv->n_workers; i++) {
+		if (worker_start(sv->worker[i], &err) == -1) {
+			fprintf(stderr, "mailferry: %s\n", err.text);
+			return EX_OSERR;
+		}
+	}
+	return EXIT_SUCCESS;
+}
+
+static size_t
+server_n_binds(const struct config *cfg)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < cfg->n_listener; i++)
+		n += cfg->listener[i].n_bind;
+	return n;
+}
+
+static bool
+server_bound(const struct server *sv, const struct addr *addr)
+{
+	const struct config *cfg;
+
+	if (sv->rt == NULL)
+		return false;
+	cfg = sv->rt->cfg;
+	for (size_t i = 0; i < cfg->n_listener; i++)
+		for (size_t j = 0; j < cfg->listener[i].n_bind; j++)
+			if (addr_same_ip(&cfg->listener[i].bind[j], addr) &&
+			    addr_port(&cfg->listener[i].bind[j]) ==
+				addr_port(addr))
+				return true;
+	return false;
+}
+
+/* Counts outlive reloads: connections do. */
+static struct worker_count *
+server_count(struct server *sv, const char *name)
+{
+	struct worker_count *c;
+
+	LL_FOREACH(sv->counts, c)
+		if (strcmp(c->name, name) == 0)
+			return c;
+	c = calloc(1, sizeof(*c) + strlen(name) + 1);
+	if (c == NULL)
+		return NULL;
+	strcpy(c->name, name);
+	LL_PREPEND(sv->counts, c);
+	return c;
+}
+
+/* One row per listener, address and worker; opens what is not open yet. */
+static int
+server_binds(struct server *sv, const struct runtime *rt,
+    struct worker_bind *binds, size_t n, struct err *err)
+{
+	const struct config *cfg = rt->cfg;
+	size_t row = 0;
+
+	for (size_t i = 0; i < cfg->n_listener; i++) {
+		struct worker_count *count =
+		    server_count(sv, cfg->listener[i].name);
+
+		if (count == NULL)
+			return err_set(err, "out of memory");
+		for (size_t j = 0; j < cfg->listener[i].n_bind; j++, row++) {
+			const struct addr *addr = &cfg->listener[i].bind[j];
+			bool bound = server_bound(sv, addr);
+
+			for (size_t w = 0; w < sv->n_workers; w++) {
+				struct worker_bind *b = &binds[w * n + row];
+
+				b->addr = *addr;
+				b->listener = i;
+				b->count = count;
+				if (bound)
+					continue;
+				b->fd = listen_open(addr, err);
+				if (b->fd == -1)
+					return -1;
+			}
+		}
+	}
+	return 0;
+}
+
+/* Hands the runtime to the workers. -1: nothing has changed, rt is still the
+ * caller's. */
+static int
+server_publish(struct server *sv, struct runtime *rt, struct err *err)
+{
+	size_t n = server_n_binds(rt->cfg), all = n * sv->n_workers;
+	struct worker_bind *binds = calloc(all + 1, sizeof(*binds));
+
+	if (binds == NULL)
+		return err_set(err, "out of memory");
+	for (size_t i = 0; i < all; i++)
+		binds[i].fd = -1;
+	if (server_binds(sv, rt, binds, n, err) == -1) {
+		for (size_t i = 0; i < all; i++)
+			if (binds[i].fd != -1)
+				close(binds[i].fd);
+		free(binds);
+		return -1;
+	}
+	for (size_t i = 0; i < sv->n_workers; i++) {
+		if (worker_publish(sv->worker[i], rt->slice[i], &binds[i * n],
+			n))
+			continue;
+		/* Half published cannot be taken back: out of memory. */
+		log_msg(LOG_ERR, "out of memory");
+		abort();
+	}
+	free(binds);
+	runtime_unref(&sv->rt);
+	sv->rt = rt;
+	return 0;
+}
+
+static bool
+server_signals(struct server *sv)
+{
+	static const struct {
+		int sig;
+		event_callback_fn cb;
+	} rows[] = {
+	    {SIGHUP, server_reload_cb},
+	    {SIGUSR1, server_reopen_cb},
+	    {SIGTERM, server_stop_cb},
+	    {SIGINT, server_stop_cb},
+	};
+	struct timeval tick = {SERVER_TICK_S, 0};
+
+	signal(SIGPIPE, SIG_IGN);
+	_Static_assert(ARRAY_LEN(rows) == ARRAY_LEN(sv->signals), "rows");
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		sv->signals[i] =
+		    evsignal_new(sv->base, rows[i].sig, rows[i].cb, sv);
+		if (sv->signals[i] == NULL ||
+		    event_add(sv->signals[i], NULL) == -1)
+			return false;
+	}
+	sv->tick = event_new(sv->base, -1, EV_PERSIST, server_tick_cb, sv);
+	sv->grace = evtimer_new(sv->base, server_grace_cb, sv);
+	return sv->tick != NULL && event_add(sv->tick, &tick) == 0 &&
+	    sv->grace != NULL;
+}
+
+static void
+server_tick_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg UNUSED)
+{
+	tls_tickets_tick(clock_ms());
+}
+
+static void
+server_reopen_cb(evutil_socket_t sig UNUSED, short what UNUSED,
+    void *arg UNUSED)
+{
+	log_reopen();
+}
+
+static void
+server_reload_cb(evutil_socket_t sig UNUSED, short what UNUSED, void *arg)
+{
+	struct server *sv = arg;
+
+	log_reopen();
+	if (!sv->draining)
+		server_reload(sv);
+}
+
+static void
+server_reload(struct server *sv)
+{
+	struct config_problems problems;
+	struct config *cfg = server_load(sv->path, &problems);
+	struct runtime *rt = NULL;
+	struct err err = {""};
+
+	if (cfg != NULL)
+		rt = runtime_new(cfg, sv->rt, sv->runtime_worker,
+		    sv->n_workers, &problems);
+	server_log_problems(&problems);
+	config_problems_clear(&problems);
+	if (rt != NULL && server_publish(sv, rt, &err) == -1)
+		runtime_discard(&rt);
+	if (rt == NULL) {
+		log_msg(LOG_ERR, "reload failed%s%s; the old configuration "
+				 "stays", err.text[0] != '\0' ? ": " : "",
+		    err.text);
+		return;
+	}
+	cfg = rt->cfg;
+	if (server_threads(cfg) != sv->n_workers)
+		log_msg(LOG_WARNING,
+		    "server.threads takes effect at the next start");
+	if (log_open(cfg->server.log_target, cfg->server.log_format,
+		cfg->server.log_level, &err) == -1)
+		log_msg(LOG_ERR, "%s; logging where it was", err.text);
+	server_log_start(sv, "reloaded");
+}
+
+static void
+server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
+{
+	struct server *sv = arg;
+	uint64_t ms = sv->rt->cfg->server.shutdown_grace;
+	struct timeval tv = {(time_t)(ms / 1000),
+	    (suseconds_t)(ms % 1000 * 1000)};
+
+	if (sv->draining) {
+		event_base_loopbreak(sv->base);
+		return;
+	}
+	log_msg(LOG_INFO, "signal %d: draining for at most %llu ms", (int)sig,
+	    (unsigned long long)ms);
+	sv->draining = true;
+	evtimer_add(sv->grace, &tv);
+	for (size_t i = 0; i < sv->n_workers; i++) {
+		sv->empty[i].server = sv;
+		sv->empty[i].item.fn = server_worker_is_empty;
+		sv->empty[i].item.arg = sv;
+		worker_drain(sv->worker[i], server_worker_empty,
+		    &sv->empty[i]);
+	}
+}
+
+/* On the worker's thread, possibly more than once: only the first counts. */
+static void
+server_worker_empty(void *arg)
+{
+	struct server_empty *empty = arg;
+
+	if (!empty->said)
+		mailbox_post(empty->server->mailbox, &empty->item);
+	empty->said = true;
+}
+
+static void
+server_worker_is_empty(void *arg)
+{
+	struct server *sv = arg;
+
+	if (++sv->n_empty == sv->n_workers)
+		event_base_loopbreak(sv->base);
+}
+
+static void
+server_grace_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct server *sv = arg;
+
+	log_msg(LOG_WARNING, "shutdown_grace is over: closing what is left");
+	event_base_loopbreak(sv->base);
+}
+
+static void
+server_clear(struct server *sv)
+{
+	struct worker_count *c, *tmp;
+
+	for (size_t i = 0; i < sv->n_workers; i++)
+		worker_stop(&sv->worker[i]);
+	runtime_unref(&sv->rt);
+	for (size_t i = 0; i < ARRAY_LEN(sv->signals); i++)
+		if (sv->signals[i] != NULL)
+			event_free(sv->signals[i]);
+	if (sv->tick != NULL)
+		event_free(sv->tick);
+	if (sv->grace != NULL)
+		event_free(sv->grace);
+	mailbox_free(&sv->mailbox);
+	LL_FOREACH_SAFE(sv->counts, c, tmp)
+		free(c);
+	free(sv->worker);
+	free(sv->runtime_worker);
+	free(sv->empty);
+	if (sv->base != NULL)
+		event_base_free(sv->base);
+}
+
+static void
+server_log_start(const struct server *sv, const char *what)
+{
+	const struct config *cfg = sv->rt->cfg;
+	struct log_line l;
+
+	log_begin(&l, LOG_INFO, "%s", what);
+	log_cstr(&l, "version", MAILFERRY_VERSION);
+	log_uint(&l, "workers", sv->n_workers);
+	log_uint(&l, "listeners", cfg->n_listener);
+	log_uint(&l, "destinations", cfg->n_destination);
+	log_end(&l);
+}

@@ -1,0 +1,357 @@
+/* worker.c: accepts, and gives its sessions a place to live.
+ *
+ * Everything here happens on the worker's own thread but for what the header
+ * says; the main thread speaks to it through its mailbox. */
+
+#include "worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <event2/dns.h>
+#include <event2/event.h>
+#include <event2/listener.h>
+#include <utlist.h>
+
+#include "platform/config.h"
+#include "platform/log.h"
+#include "service/mailbox.h"
+#include "service/runtime.h"
+#include "session/session.h"
+
+#define WORKER_BACKLOG 4096
+#define WORKER_PAUSE_MS 200 /* out of descriptors: no accept for so long */
+
+struct worker_listener {
+	struct worker_listener *next, *prev;
+	struct worker *worker;
+	struct evconnlistener *ev;
+	struct addr addr;
+	size_t listener;
+	struct worker_count *count;
+	bool kept; /* during worker_take() */
+};
+
+struct worker {
+	unsigned index;
+	pthread_t thread;
+	bool started;
+	struct event_base *base;
+	struct mailbox *mailbox;
+	struct session_env env;
+	struct worker_listener *listeners;
+	struct event *pause;
+	struct mailbox_item drain, stop;
+};
+
+struct worker_news {
+	struct mailbox_item item;
+	struct worker *worker;
+	struct runtime_slice *slice;
+	size_t n;
+	struct worker_bind bind[];
+};
+
+static void *worker_main(void *arg);
+static void worker_take(void *arg);
+static bool worker_listen(struct worker *w, const struct worker_bind *bind);
+static void worker_unlisten(struct worker *w, struct worker_listener *l);
+static void worker_accept_cb(struct evconnlistener *ev, evutil_socket_t fd,
+    struct sockaddr *peer, int len, void *arg);
+static void worker_error_cb(struct evconnlistener *ev, void *arg);
+static void worker_pause_cb(evutil_socket_t fd, short what, void *arg);
+static void worker_gone(void *arg);
+static void worker_drain_now(void *arg);
+static void worker_stop_now(void *arg);
+
+struct worker *
+worker_new(unsigned index, struct err *err)
+{
+	struct event_config *ec = event_config_new();
+	struct worker *w = calloc(1, sizeof(*w));
+
+	if (w == NULL || ec == NULL)
+		goto fail;
+	w->index = index;
+	/* One thread per base: no locks in it. */
+	event_config_set_flag(ec, EVENT_BASE_FLAG_NOLOCK);
+	w->base = event_base_new_with_config(ec);
+	if (w->base == NULL)
+		goto fail;
+	w->mailbox = mailbox_new(w->base);
+	w->pause = evtimer_new(w->base, worker_pause_cb, w);
+	w->env.base = w->base;
+	w->env.dns = evdns_base_new(w->base,
+	    EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+	if (w->mailbox == NULL || w->pause == NULL || w->env.dns == NULL)
+		goto fail;
+	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
+	evdns_base_resolv_conf_parse(w->env.dns, DNS_OPTIONS_ALL,
+	    "/etc/resolv.conf");
+	if (session_env_init(&w->env, err) == -1)
+		goto fail;
+	event_config_free(ec);
+	return w;
+fail:
+	err_set(err, "cannot set up a worker: out of memory or descriptors");
+	if (ec != NULL)
+		event_config_free(ec);
+	if (w != NULL)
+		worker_stop(&w);
+	return NULL;
+}
+
+struct event_base *
+worker_base(struct worker *w)
+{
+	return w->base;
+}
+
+struct mailbox *
+worker_mailbox(struct worker *w)
+{
+	return w->mailbox;
+}
+
+int
+worker_start(struct worker *w, struct err *err)
+{
+	sigset_t all, old;
+	int error;
+
+	/* Signals are the main thread's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	error = pthread_create(&w->thread, NULL, worker_main, w);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (error != 0)
+		return err_set(err, "cannot start a thread: %s",
+		    strerror(error));
+	w->started = true;
+	return 0;
+}
+
+static void *
+worker_main(void *arg)
+{
+	struct worker *w = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "worker-%u", w->index % 1000);
+	pthread_setname_np(pthread_self(), name);
+	event_base_loop(w->base, EVLOOP_NO_EXIT_ON_EMPTY);
+	return NULL;
+}
+
+bool
+worker_publish(struct worker *w, struct runtime_slice *slice,
+    const struct worker_bind *binds, size_t n)
+{
+	struct worker_news *news = calloc(1,
+	    sizeof(*news) + n * sizeof(news->bind[0]));
+
+	if (news == NULL)
+		return false;
+	news->item.fn = worker_take;
+	news->item.arg = news;
+	news->worker = w;
+	news->slice = slice;
+	news->n = n;
+	memcpy(news->bind, binds, n * sizeof(news->bind[0]));
+	mailbox_post(w->mailbox, &news->item);
+	return true;
+}
+
+static void
+worker_take(void *arg)
+{
+	struct worker_news *news = arg;
+	struct worker *w = news->worker;
+	struct worker_listener *l, *tmp;
+
+	runtime_slice_unref(&w->env.slice);
+	w->env.slice = news->slice;
+	for (size_t i = 0; i < news->n; i++)
+		if (!worker_listen(w, &news->bind[i]))
+			log_msg(LOG_ERR,
+			    "out of memory: a listening socket is lost");
+	DL_FOREACH_SAFE(w->listeners, l, tmp) {
+		if (!l->kept)
+			worker_unlisten(w, l);
+		else
+			l->kept = false;
+	}
+	free(news);
+}
+
+/* A socket of its own, or the one there is with a new listener behind it. */
+static bool
+worker_listen(struct worker *w, const struct worker_bind *bind)
+{
+	struct worker_listener *l;
+
+	DL_FOREACH(w->listeners, l)
+		if (addr_same_ip(&l->addr, &bind->addr) &&
+		    addr_port(&l->addr) == addr_port(&bind->addr))
+			break;
+	if (l == NULL) {
+		l = calloc(1, sizeof(*l));
+		if (l == NULL) {
+			close(bind->fd);
+			return false;
+		}
+		l->worker = w;
+		l->addr = bind->addr;
+		l->ev = evconnlistener_new(w->base, worker_accept_cb, l,
+		    LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC,
+		    0 /* it listens already */, bind->fd);
+		if (l->ev == NULL) {
+			close(bind->fd);
+			free(l);
+			return false;
+		}
+		evconnlistener_set_error_cb(l->ev, worker_error_cb);
+		DL_APPEND(w->listeners, l);
+	}
+	l->listener = bind->listener;
+	l->count = bind->count;
+	l->kept = true;
+	return true;
+}
+
+static void
+worker_unlisten(struct worker *w, struct worker_listener *l)
+{
+	DL_DELETE(w->listeners, l);
+	evconnlistener_free(l->ev);
+	free(l);
+}
+
+/* A full listener still answers, up to a bound: a client that hears [SYS/TEMP]
+ * comes back, one that hears nothing reports an error. */
+static void
+worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
+    struct sockaddr *peer, int len, void *arg)
+{
+	struct worker_listener *l = arg;
+	const struct config_listener *cfg =
+	    &l->worker->env.slice->rt->cfg->listener[l->listener];
+	unsigned n = atomic_fetch_add(&l->count->connections, 1);
+	struct session_arrival a = {
+	    .fd = fd,
+	    .listener = l->listener,
+	    .peer = peer,
+	    .peer_len = (socklen_t)len,
+	    .gone = worker_gone,
+	    .gone_arg = l->count,
+	};
+
+	if (cfg->max_connections != 0 && n >= cfg->max_connections) {
+		a.refusal = "Too many connections; please try again later.";
+		if (n >= cfg->max_connections + cfg->max_connections / 8 + 16) {
+			close(fd);
+			worker_gone(l->count);
+			return;
+		}
+	}
+	session_accept(&l->worker->env, &a);
+}
+
+static void
+worker_gone(void *arg)
+{
+	struct worker_count *count = arg;
+
+	atomic_fetch_sub(&count->connections, 1);
+}
+
+/* Level-triggered: without a pause it would be called again at once, forever,
+ * while the descriptors are short. */
+static void
+worker_error_cb(struct evconnlistener *ev UNUSED, void *arg)
+{
+	struct worker_listener *l = arg;
+	struct worker *w = l->worker;
+	struct timeval tv = {0, WORKER_PAUSE_MS * 1000};
+
+	log_msg(LOG_ERR, "cannot accept connections: %s", strerror(errno));
+	DL_FOREACH(w->listeners, l)
+		evconnlistener_disable(l->ev);
+	evtimer_add(w->pause, &tv);
+}
+
+static void
+worker_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct worker *w = arg;
+	struct worker_listener *l;
+
+	DL_FOREACH(w->listeners, l)
+		evconnlistener_enable(l->ev);
+}
+
+void
+worker_drain(struct worker *w, void (*empty)(void *arg), void *arg)
+{
+	w->env.empty = empty;
+	w->env.arg = arg;
+	w->drain.fn = worker_drain_now;
+	w->drain.arg = w;
+	mailbox_post(w->mailbox, &w->drain);
+}
+
+static void
+worker_drain_now(void *arg)
+{
+	struct worker *w = arg;
+	struct worker_listener *l, *tmp;
+
+	DL_FOREACH_SAFE(w->listeners, l, tmp)
+		worker_unlisten(w, l);
+	evtimer_del(w->pause);
+	session_drain(&w->env);
+}
+
+void
+worker_stop(struct worker **wp)
+{
+	struct worker *w = *wp;
+	struct worker_listener *l, *tmp;
+
+	if (w == NULL)
+		return;
+	*wp = NULL;
+	if (w->started) {
+		w->stop.fn = worker_stop_now;
+		w->stop.arg = w;
+		mailbox_post(w->mailbox, &w->stop);
+		pthread_join(w->thread, NULL);
+	}
+	/* The thread is gone: its things are ours. */
+	w->env.empty = NULL;
+	mailbox_free(&w->mailbox);
+	DL_FOREACH_SAFE(w->listeners, l, tmp)
+		worker_unlisten(w, l);
+	session_env_clear(&w->env);
+	runtime_slice_unref(&w->env.slice);
+	if (w->env.dns != NULL)
+		evdns_base_free(w->env.dns, 0);
+	if (w->pause != NULL)
+		event_free(w->pause);
+	if (w->base != NULL)
+		event_base_free(w->base);
+	free(w);
+}
+
+static void
+worker_stop_now(void *arg)
+{
+	struct worker *w = arg;
+
+	event_base_loopbreak(w->base);
+}

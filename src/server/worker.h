@@ -1,0 +1,53 @@
+/* worker.h: one thread, its event base, its listening sockets, its sessions. */
+
+#ifndef SERVER_WORKER_H
+#define SERVER_WORKER_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "platform/addr.h"
+#include "platform/err.h"
+
+struct event_base;
+struct mailbox;
+struct runtime_slice;
+struct worker;
+
+/* How many connections a listener has, over all workers and reloads. */
+struct worker_count {
+	struct worker_count *next;
+	atomic_uint connections;
+	char name[];
+};
+
+/* What a worker shall listen on: the whole list, each time. */
+struct worker_bind {
+	struct addr addr;
+	int fd; /* -1: the worker has it already */
+	size_t listener; /* index in the new configuration */
+	struct worker_count *count;
+};
+
+/* Main thread, before any thread runs. */
+struct worker *worker_new(unsigned index, struct err *err);
+struct event_base *worker_base(struct worker *w);
+struct mailbox *worker_mailbox(struct worker *w);
+
+/* The thread starts with nothing to do. */
+int worker_start(struct worker *w, struct err *err) MUST_CHECK;
+
+/* From the main thread: new sessions use slice (taken over), sockets become
+ * those of binds (copied; descriptors taken over). False: no memory, and the
+ * worker stays as it is. */
+bool worker_publish(struct worker *w, struct runtime_slice *slice,
+    const struct worker_bind *binds, size_t n) MUST_CHECK;
+
+/* Stops listening; empty(arg) is called on this worker's thread when its last
+ * session is gone. */
+void worker_drain(struct worker *w, void (*empty)(void *arg), void *arg);
+
+/* Ends every session and the thread, waits for it, frees all. */
+void worker_stop(struct worker **w);
+
+#endif

@@ -1,0 +1,326 @@
+/* cache.c: answers of a store, sharded, bounded, one fetch per key.
+ *
+ * An entry is in its shard's table; when it holds an answer it is also on the
+ * LRU list of its kind (positive or negative). An entry that has waiters is
+ * never evicted. */
+
+#include "service/cache.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "platform/hash.h"
+
+#define HASH_FUNCTION(key, len, hashv)                                         \
+	((hashv) = (unsigned)(hash_keyed((key), (len)) >> 32))
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+
+#define CACHE_SHARDS 32
+
+struct cache_entry {
+	UT_hash_handle hh;
+	struct cache_entry *next, *prev; /* LRU, oldest first */
+	struct cache_waiter *waiters;
+	struct cache_shard *shard;
+	uint64_t expires; /* of the answer; 0 = none is held */
+	int destination; /* -1: unknown to the store */
+	bool fetching;
+	bool forgotten; /* while it was being fetched */
+	char key[];
+};
+
+enum cache_kind { CACHE_POSITIVE, CACHE_NEGATIVE, CACHE_KINDS };
+
+struct cache_shard {
+	pthread_mutex_t lock;
+	struct cache_entry *table;
+	struct cache_entry *lru[CACHE_KINDS];
+	size_t n_lru[CACHE_KINDS];
+	struct cache_counters count;
+};
+
+struct cache {
+	struct cache_limits limits;
+	size_t room[CACHE_KINDS]; /* per shard */
+	struct cache_shard shard[CACHE_SHARDS];
+};
+
+static struct cache_shard *cache_shard(struct cache *c, const char *key);
+static struct cache_entry *cache_find(struct cache_shard *sh, const char *key);
+static struct cache_entry *cache_add(struct cache_shard *sh, const char *key);
+static enum cache_kind cache_kind(const struct cache_entry *e);
+static void cache_link(struct cache *c, struct cache_entry *e);
+static void cache_unlink(struct cache_entry *e);
+static void cache_drop(struct cache_entry *e);
+static void cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
+    enum store_result result, int destination);
+static void cache_forget_entry(struct cache_entry *e);
+
+struct cache *
+cache_new(const struct cache_limits *limits)
+{
+	struct cache *c = calloc(1, sizeof(*c));
+
+	if (c == NULL)
+		return NULL;
+	c->limits = *limits;
+	c->room[CACHE_POSITIVE] =
+	    (limits->max_entries + CACHE_SHARDS - 1) / CACHE_SHARDS;
+	c->room[CACHE_NEGATIVE] = (c->room[CACHE_POSITIVE] + 9) / 10;
+	for (size_t i = 0; i < CACHE_SHARDS; i++)
+		pthread_mutex_init(&c->shard[i].lock, NULL);
+	return c;
+}
+
+void
+cache_free(struct cache **cachep)
+{
+	struct cache *c = *cachep;
+	struct cache_entry *e, *tmp;
+
+	if (c == NULL)
+		return;
+	*cachep = NULL;
+	for (size_t i = 0; i < CACHE_SHARDS; i++) {
+		HASH_ITER(hh, c->shard[i].table, e, tmp)
+			cache_drop(e);
+		pthread_mutex_destroy(&c->shard[i].lock);
+	}
+	free(c);
+}
+
+static struct cache_shard *
+cache_shard(struct cache *c, const char *key)
+{
+	return &c->shard[hash_keyed(key, strlen(key)) % CACHE_SHARDS];
+}
+
+static struct cache_entry *
+cache_find(struct cache_shard *sh, const char *key)
+{
+	struct cache_entry *e;
+
+	HASH_FIND(hh, sh->table, key, strlen(key), e);
+	return e;
+}
+
+static struct cache_entry *
+cache_add(struct cache_shard *sh, const char *key)
+{
+	size_t len = strlen(key);
+	struct cache_entry *e = calloc(1, sizeof(*e) + len + 1);
+
+	if (e == NULL)
+		return NULL;
+	memcpy(e->key, key, len + 1);
+	e->shard = sh;
+	HASH_ADD_KEYPTR(hh, sh->table, e->key, len, e);
+	if (e->hh.tbl == NULL) {
+		free(e);
+		return NULL;
+	}
+	return e;
+}
+
+static enum cache_kind
+cache_kind(const struct cache_entry *e)
+{
+	return e->destination == -1 ? CACHE_NEGATIVE : CACHE_POSITIVE;
+}
+
+static void
+cache_link(struct cache *c, struct cache_entry *e)
+{
+	struct cache_shard *sh = e->shard;
+	enum cache_kind kind = cache_kind(e);
+	struct cache_entry *old = sh->lru[kind];
+
+	DL_APPEND(sh->lru[kind], e);
+	sh->n_lru[kind]++;
+	while (sh->n_lru[kind] > c->room[kind] && old != NULL && old != e) {
+		struct cache_entry *next = old->next;
+
+		sh->count.evicted++;
+		cache_forget_entry(old);
+		old = next;
+	}
+}
+
+static void
+cache_unlink(struct cache_entry *e)
+{
+	enum cache_kind kind = cache_kind(e);
+
+	if (e->expires == 0)
+		return;
+	DL_DELETE(e->shard->lru[kind], e);
+	e->shard->n_lru[kind]--;
+	e->expires = 0;
+}
+
+static void
+cache_drop(struct cache_entry *e)
+{
+	struct cache_shard *sh = e->shard;
+
+	cache_unlink(e);
+	HASH_DEL(sh->table, e);
+	free(e);
+}
+
+enum cache_state
+cache_lookup(struct cache *c, const char *key, uint64_t now,
+    struct cache_waiter *w, struct cache_answer *answer_out)
+{
+	struct cache_shard *sh = cache_shard(c, key);
+	enum cache_state state = CACHE_NO_MEMORY;
+	struct cache_entry *e;
+
+	pthread_mutex_lock(&sh->lock);
+	e = cache_find(sh, key);
+	if (e != NULL && e->expires > now) {
+		answer_out->result =
+		    e->destination == -1 ? STORE_UNKNOWN : STORE_FOUND;
+		answer_out->destination = e->destination;
+		answer_out->stale = false;
+		DL_DELETE(sh->lru[cache_kind(e)], e);
+		DL_APPEND(sh->lru[cache_kind(e)], e);
+		sh->count.hits++;
+		state = CACHE_HIT;
+		goto out;
+	}
+	if (e == NULL)
+		e = cache_add(sh, key);
+	if (e == NULL)
+		goto out;
+	state = e->fetching ? CACHE_WAIT : CACHE_FETCH;
+	if (e->fetching)
+		sh->count.waits++;
+	else
+		sh->count.misses++;
+	e->fetching = true;
+	w->entry = e;
+	DL_APPEND(e->waiters, w);
+out:
+	pthread_mutex_unlock(&sh->lock);
+	return state;
+}
+
+/* Takes a good answer over into the entry. */
+static void
+cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
+    enum store_result result, int destination)
+{
+	uint64_t ttl = result == STORE_FOUND ? c->limits.positive_ttl :
+					       c->limits.negative_ttl;
+
+	cache_unlink(e);
+	if (e->forgotten || ttl == 0 || c->limits.max_entries == 0)
+		return;
+	e->destination = result == STORE_FOUND ? destination : -1;
+	e->expires = now + ttl;
+	cache_link(c, e);
+}
+
+void
+cache_fill(struct cache *c, const char *key, uint64_t now,
+    enum store_result result, int destination)
+{
+	struct cache_shard *sh = cache_shard(c, key);
+	struct cache_answer answer = {result, destination, false};
+	struct cache_waiter *waiters = NULL, *w, *tmp;
+	struct cache_entry *e;
+
+	pthread_mutex_lock(&sh->lock);
+	e = cache_find(sh, key);
+	if (e != NULL && e->fetching) {
+		if (result != STORE_FAILED) {
+			cache_keep(c, e, now, result, destination);
+		} else if (e->expires != 0 && !e->forgotten &&
+		    e->expires + c->limits.stale_ttl > now) {
+			answer.result = e->destination == -1 ? STORE_UNKNOWN :
+							       STORE_FOUND;
+			answer.destination = e->destination;
+			answer.stale = true;
+			sh->count.stale++;
+		}
+		waiters = e->waiters;
+		e->waiters = NULL;
+		DL_FOREACH(waiters, w)
+			w->entry = NULL;
+		e->fetching = e->forgotten = false;
+		if (e->expires == 0)
+			cache_drop(e);
+	}
+	pthread_mutex_unlock(&sh->lock);
+	DL_FOREACH_SAFE(waiters, w, tmp)
+		w->wake(w, &answer);
+}
+
+bool
+cache_cancel(struct cache *c, const char *key, struct cache_waiter *w)
+{
+	struct cache_shard *sh = cache_shard(c, key);
+	struct cache_entry *e;
+
+	pthread_mutex_lock(&sh->lock);
+	e = w->entry;
+	if (e != NULL) {
+		DL_DELETE(e->waiters, w);
+		w->entry = NULL;
+	}
+	pthread_mutex_unlock(&sh->lock);
+	return e != NULL;
+}
+
+static void
+cache_forget_entry(struct cache_entry *e)
+{
+	if (e->fetching) {
+		e->forgotten = true;
+		cache_unlink(e);
+	} else {
+		cache_drop(e);
+	}
+}
+
+void
+cache_forget(struct cache *c, const char *key)
+{
+	for (size_t i = 0; i < CACHE_SHARDS; i++) {
+		struct cache_shard *sh = &c->shard[i];
+		struct cache_entry *e, *tmp;
+
+		if (key != NULL && sh != cache_shard(c, key))
+			continue;
+		pthread_mutex_lock(&sh->lock);
+		if (key == NULL) {
+			HASH_ITER(hh, sh->table, e, tmp)
+				cache_forget_entry(e);
+		} else if ((e = cache_find(sh, key)) != NULL) {
+			cache_forget_entry(e);
+		}
+		pthread_mutex_unlock(&sh->lock);
+	}
+}
+
+void
+cache_count(struct cache *c, struct cache_counters *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (size_t i = 0; i < CACHE_SHARDS; i++) {
+		struct cache_shard *sh = &c->shard[i];
+
+		pthread_mutex_lock(&sh->lock);
+		out->hits += sh->count.hits;
+		out->misses += sh->count.misses;
+		out->waits += sh->count.waits;
+		out->stale += sh->count.stale;
+		out->evicted += sh->count.evicted;
+		out->entries += HASH_COUNT(sh->table);
+		pthread_mutex_unlock(&sh->lock);
+	}
+}

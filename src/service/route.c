@@ -1,0 +1,329 @@
+/* route.c: the order in which a route is looked for.
+ *
+ * Each key (the identifier, then its "@domain") has its own entry in the
+ * cache, so that a change of a domain's route needs one entry forgotten, not
+ * all its users'. A fetch belongs to the router, not to the session that
+ * happened to ask first: that one may go away while others wait. */
+
+#include "service/route.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <event2/event.h>
+#include <utlist.h>
+
+#include "platform/clock.h"
+#include "platform/log.h"
+#include "proto/identifier.h"
+#include "service/cache.h"
+#include "service/mailbox.h"
+#include "service/store.h"
+
+struct router {
+	struct router_spec spec;
+	const struct store_kind *kind;
+	struct store *store;
+	struct route_fetch *fetches;
+	int default_destination;
+};
+
+/* One question to the store. */
+struct route_fetch {
+	struct route_fetch *next, *prev;
+	struct router *router;
+	struct store_lookup *lookup;
+	struct event *timeout;
+	char key[];
+};
+
+struct route_lookup {
+	struct router *router;
+	route_done *done;
+	void *arg;
+	const char *step; /* the key being asked: key, or its domain */
+	struct cache_waiter waiter;
+	struct cache_answer answer;
+	struct mailbox_item woken;
+	bool cancelled; /* waits only to be woken and freed */
+	char key[];
+};
+
+static void route_fetch_start(struct router *r, const char *key);
+static void route_fetch_done(void *arg, enum store_result result,
+    const char *destination);
+static void route_fetch_timeout_cb(evutil_socket_t fd, short what, void *arg);
+static void route_fetch_free(struct route_fetch *f);
+static void route_local_done(void *arg, enum store_result result,
+    const char *destination);
+static int route_destination(struct router *r, const char *key,
+    const char *name);
+static bool route_step(struct route_lookup *l);
+static bool route_answered(struct route_lookup *l);
+static void route_finish(struct route_lookup *l, enum route_status status);
+static void route_wake(struct cache_waiter *w,
+    const struct cache_answer *answer);
+static void route_woken(void *arg);
+
+struct router *
+router_new(const struct router_spec *spec, struct err *err)
+{
+	struct router *r = calloc(1, sizeof(*r));
+	const char *def = spec->cfg->routing.default_destination;
+
+	if (r == NULL) {
+		err_set(err, "out of memory");
+		return NULL;
+	}
+	r->spec = *spec;
+	r->kind = store_kind_find(spec->cfg->mapping.source);
+	r->default_destination =
+	    config_destination_find(spec->cfg, def, strlen(def));
+	if (r->kind == NULL)
+		err_set(err, "this mapping source is not built in");
+	else
+		r->store = r->kind->open(spec->cfg, spec->table, spec->base,
+		    err);
+	if (r->store == NULL)
+		router_free(&r);
+	return r;
+}
+
+void
+router_free(struct router **rp)
+{
+	struct router *r = *rp;
+	struct route_fetch *f, *tmp;
+
+	if (r == NULL)
+		return;
+	*rp = NULL;
+	DL_FOREACH_SAFE(r->fetches, f, tmp) {
+		if (f->lookup != NULL)
+			r->kind->cancel(f->lookup);
+		cache_fill(r->spec.cache, f->key, clock_ms(), STORE_FAILED,
+		    -1);
+		route_fetch_free(f);
+	}
+	if (r->store != NULL)
+		r->kind->close(r->store);
+	free(r);
+}
+
+struct route_lookup *
+route_lookup(struct router *r, const char *key, route_done *done, void *arg)
+{
+	struct route_answer failed = {ROUTE_FAILED, -1, false};
+	struct route_lookup *l = calloc(1, sizeof(*l) + strlen(key) + 1);
+
+	if (l == NULL) {
+		done(arg, &failed);
+		return NULL;
+	}
+	strcpy(l->key, key);
+	l->router = r;
+	l->done = done;
+	l->arg = arg;
+	l->step = l->key;
+	l->waiter.wake = route_wake;
+	l->woken.fn = route_woken;
+	l->woken.arg = l;
+	if (key[0] == '\0') {
+		route_finish(l, ROUTE_DEFAULT);
+		return NULL;
+	}
+	return route_step(l) ? NULL : l;
+}
+
+void
+route_lookup_cancel(struct route_lookup **lp)
+{
+	struct route_lookup *l = *lp;
+
+	if (l == NULL)
+		return;
+	*lp = NULL;
+	if (cache_cancel(l->router->spec.cache, l->step, &l->waiter))
+		free(l);
+	else
+		l->cancelled = true;
+}
+
+/* Asks for l->step. True: the lookup is over, l is gone. */
+static bool
+route_step(struct route_lookup *l)
+{
+	struct router *r = l->router;
+
+	if (r->kind->local) {
+		r->kind->lookup(r->store, l->step, route_local_done, l);
+		return route_answered(l);
+	}
+	switch (cache_lookup(r->spec.cache, l->step, clock_ms(), &l->waiter,
+	    &l->answer)) {
+	case CACHE_HIT:
+		return route_answered(l);
+	case CACHE_FETCH:
+		route_fetch_start(r, l->step);
+		return false;
+	case CACHE_WAIT:
+		return false;
+	case CACHE_NO_MEMORY:
+		break;
+	}
+	route_finish(l, ROUTE_FAILED);
+	return true;
+}
+
+static void
+route_local_done(void *arg, enum store_result result, const char *destination)
+{
+	struct route_lookup *l = arg;
+
+	l->answer.result = result;
+	l->answer.stale = false;
+	if (result == STORE_FOUND)
+		l->answer.destination =
+		    route_destination(l->router, l->step, destination);
+}
+
+/* l->answer is there: ends the lookup, or goes on with the domain. True: the
+ * lookup is over, l is gone. */
+static bool
+route_answered(struct route_lookup *l)
+{
+	const char *domain = identifier_domain(l->key);
+	bool fallback = l->router->spec.cfg->mapping.on_store_error ==
+	    STORE_ERROR_DEFAULT;
+
+	switch (l->answer.result) {
+	case STORE_FOUND:
+		route_finish(l, ROUTE_FOUND);
+		return true;
+	case STORE_FAILED:
+		route_finish(l, fallback ? ROUTE_DEFAULT : ROUTE_FAILED);
+		return true;
+	case STORE_UNKNOWN:
+		break;
+	}
+	if (l->step != l->key || domain == NULL) {
+		route_finish(l, ROUTE_DEFAULT);
+		return true;
+	}
+	l->step = domain;
+	return route_step(l);
+}
+
+static void
+route_finish(struct route_lookup *l, enum route_status status)
+{
+	struct route_answer answer = {status, -1, l->answer.stale};
+
+	if (status == ROUTE_FOUND)
+		answer.destination = l->answer.destination;
+	else if (status == ROUTE_DEFAULT)
+		answer.destination = l->router->default_destination;
+	l->done(l->arg, &answer);
+	free(l);
+}
+
+/* On whatever thread fetched: over to our own. */
+static void
+route_wake(struct cache_waiter *w, const struct cache_answer *answer)
+{
+	struct route_lookup *l = (struct route_lookup *)(void *)((char *)w -
+	    offsetof(struct route_lookup, waiter));
+
+	l->answer = *answer;
+	mailbox_post(l->router->spec.mailbox, &l->woken);
+}
+
+static void
+route_woken(void *arg)
+{
+	struct route_lookup *l = arg;
+
+	if (l->cancelled)
+		free(l);
+	else
+		route_answered(l);
+}
+
+/* A store may hold names that the configuration does not: the default then. */
+static int
+route_destination(struct router *r, const char *key, const char *name)
+{
+	struct log_line line;
+	int i = config_destination_find(r->spec.cfg, name, strlen(name));
+
+	if (i != -1)
+		return i;
+	log_begin(&line, LOG_ERR,
+	    "the store names a destination that is not declared; "
+	    "using the default");
+	log_cstr(&line, "identifier", key);
+	log_cstr(&line, "destination", name);
+	log_end(&line);
+	return r->default_destination;
+}
+
+static void
+route_fetch_start(struct router *r, const char *key)
+{
+	struct route_fetch *f = calloc(1, sizeof(*f) + strlen(key) + 1);
+	uint64_t ms = r->spec.cfg->mapping.lookup_timeout;
+	struct timeval tv = {(time_t)(ms / 1000),
+	    (suseconds_t)(ms % 1000 * 1000)};
+	struct store_lookup *lookup;
+
+	if (f == NULL) {
+		cache_fill(r->spec.cache, key, clock_ms(), STORE_FAILED, -1);
+		return;
+	}
+	strcpy(f->key, key);
+	f->router = r;
+	DL_APPEND(r->fetches, f);
+	f->timeout = evtimer_new(r->spec.base, route_fetch_timeout_cb, f);
+	if (f->timeout == NULL || evtimer_add(f->timeout, &tv) == -1) {
+		route_fetch_done(f, STORE_FAILED, NULL);
+		return;
+	}
+	lookup = r->kind->lookup(r->store, key, route_fetch_done, f);
+	if (lookup != NULL)
+		f->lookup = lookup;
+}
+
+static void
+route_fetch_timeout_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct route_fetch *f = arg;
+	struct log_line line;
+
+	log_begin(&line, LOG_ERR, "the store did not answer in time");
+	log_cstr(&line, "identifier", f->key);
+	log_end(&line);
+	if (f->lookup != NULL)
+		f->router->kind->cancel(f->lookup);
+	route_fetch_done(f, STORE_FAILED, NULL);
+}
+
+static void
+route_fetch_done(void *arg, enum store_result result, const char *destination)
+{
+	struct route_fetch *f = arg;
+	int i = -1;
+
+	if (result == STORE_FOUND)
+		i = route_destination(f->router, f->key, destination);
+	cache_fill(f->router->spec.cache, f->key, clock_ms(), result, i);
+	route_fetch_free(f);
+}
+
+static void
+route_fetch_free(struct route_fetch *f)
+{
+	DL_DELETE(f->router->fetches, f);
+	if (f->timeout != NULL)
+		event_free(f->timeout);
+	free(f);
+}

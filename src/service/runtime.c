@@ -1,0 +1,289 @@
+/* runtime.c: builds and frees the snapshot. */
+
+#include "service/runtime.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/pop3.h"
+#include "service/cache.h"
+#include "service/destination.h"
+#include "service/route.h"
+#include "service/store.h"
+#include "service/store_file.h"
+#include "service/tls_client.h"
+#include "service/tls_server.h"
+
+static bool runtime_load(struct runtime *rt, struct config_problems *problems);
+static bool runtime_texts(struct runtime *rt);
+static bool runtime_destinations(struct runtime *rt,
+    const struct runtime *old);
+static struct destination *runtime_destination(struct runtime *rt, size_t i,
+    const struct runtime *old);
+static bool runtime_slices(struct runtime *rt,
+    const struct runtime_worker *workers, struct err *err);
+static struct runtime_slice *runtime_slice_new(struct runtime *rt,
+    const struct runtime_worker *worker, struct err *err);
+static void runtime_slice_free(struct runtime_slice *slice);
+static void runtime_free(struct runtime *rt);
+
+struct runtime *
+runtime_new(struct config *cfg, const struct runtime *old,
+    const struct runtime_worker *workers, size_t n_workers,
+    struct config_problems *problems)
+{
+	struct runtime *rt = calloc(1, sizeof(*rt));
+	atomic_size_t *refs = malloc(sizeof(*refs));
+	struct err err = {"out of memory"};
+
+	if (rt == NULL || refs == NULL) {
+		free(rt);
+		free(refs);
+		config_problem(cfg, problems, "", "out of memory");
+		config_free(&cfg);
+		return NULL;
+	}
+	/* The workers' slices, and the main thread. */
+	atomic_init(refs, n_workers + 1);
+	rt->refs = refs;
+	rt->cfg = cfg;
+	rt->n_slices = n_workers;
+	rt->slice = calloc(n_workers + 1, sizeof(*rt->slice));
+	if (!runtime_load(rt, problems) || problems->n_error > 0) {
+		runtime_discard(&rt);
+		return NULL;
+	}
+	if (rt->slice == NULL || !runtime_texts(rt) ||
+	    !runtime_destinations(rt, old) ||
+	    (workers != NULL && !runtime_slices(rt, workers, &err))) {
+		config_problem(cfg, problems, "", "%s", err.text);
+		runtime_discard(&rt);
+	}
+	return rt;
+}
+
+/* Everything that reads files: all of it, so that all problems show. */
+static bool
+runtime_load(struct runtime *rt, struct config_problems *problems)
+{
+	const struct config *cfg = rt->cfg;
+	const struct config_mapping *m = &cfg->mapping;
+	struct cache_limits limits = {m->cache_max_entries, m->positive_ttl,
+	    m->negative_ttl, m->stale_ttl};
+
+	rt->identities = tls_identities_load(cfg, problems);
+	rt->trust = calloc(cfg->n_destination + 1, sizeof(*rt->trust));
+	if (rt->trust == NULL)
+		return false;
+	for (size_t i = 0; i < cfg->n_destination; i++)
+		rt->trust[i] = tls_trust_load(cfg, i, problems);
+	if (store_kind_find(m->source) == NULL)
+		config_problem(cfg, problems, "mapping.source",
+		    "this source is not built in (file)");
+	rt->table = store_table_load(cfg, problems);
+	rt->cache = cache_new(&limits);
+	return rt->cache != NULL && rt->table != NULL;
+}
+
+static bool
+runtime_texts(struct runtime *rt)
+{
+	const struct config_pop3 *p = &rt->cfg->pop3;
+	enum sasl_mechanism sasl[SASL_MECHANISMS];
+	struct pop3_capa_spec spec = {
+	    .sasl = sasl,
+	    .advertise = p->advertise,
+	    .n_advertise = p->n_advertise,
+	    .implementation = p->implementation,
+	};
+
+	for (size_t i = 0; i < p->n_sasl; i++)
+		sasl[i] = p->sasl[i] == CONFIG_SASL_PLAIN ? SASL_PLAIN :
+		    p->sasl[i] == CONFIG_SASL_LOGIN ? SASL_LOGIN :
+		    p->sasl[i] == CONFIG_SASL_OAUTHBEARER ? SASL_OAUTHBEARER :
+							    SASL_XOAUTH2;
+	for (int allowed = 0; allowed < 2; allowed++) {
+		spec.user = allowed;
+		spec.n_sasl = allowed ? p->n_sasl : 0;
+		for (int stls = 0; stls < 2; stls++) {
+			spec.stls = stls;
+			rt->capa[stls][allowed] = pop3_capa_format(&spec);
+			if (rt->capa[stls][allowed] == NULL)
+				return false;
+		}
+		rt->auth_list[allowed] =
+		    pop3_auth_list_format(sasl, spec.n_sasl);
+		if (rt->auth_list[allowed] == NULL)
+			return false;
+	}
+	return true;
+}
+
+static bool
+runtime_destinations(struct runtime *rt, const struct runtime *old)
+{
+	size_t n = rt->cfg->n_destination;
+
+	rt->destination = calloc(n + 1, sizeof(struct destination *));
+	if (rt->destination == NULL)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		rt->destination[i] = runtime_destination(rt, i, old);
+		if (rt->destination[i] == NULL)
+			return false;
+	}
+	return true;
+}
+
+/* The old one goes on when it is still the same place; what it has learnt may
+ * depend on anything that was changed. */
+static struct destination *
+runtime_destination(struct runtime *rt, size_t i, const struct runtime *old)
+{
+	const struct config_destination *now = &rt->cfg->destination[i], *was;
+	int j = -1;
+
+	if (old != NULL)
+		j = config_destination_find(old->cfg, now->name,
+		    strlen(now->name));
+	if (j == -1)
+		return destination_new(now);
+	was = &old->cfg->destination[j];
+	if (strcmp(was->host, now->host) != 0 ||
+	    was->pop3.port != now->pop3.port)
+		return destination_new(now);
+	destination_unlearn(old->destination[j]);
+	return destination_ref(old->destination[j]);
+}
+
+static bool
+runtime_slices(struct runtime *rt, const struct runtime_worker *workers,
+    struct err *err)
+{
+	for (size_t i = 0; i < rt->n_slices; i++) {
+		rt->slice[i] = runtime_slice_new(rt, &workers[i], err);
+		if (rt->slice[i] == NULL)
+			return false;
+	}
+	return true;
+}
+
+static struct runtime_slice *
+runtime_slice_new(struct runtime *rt, const struct runtime_worker *worker,
+    struct err *err)
+{
+	struct runtime_slice *s = calloc(1, sizeof(*s));
+	size_t n = rt->cfg->n_destination;
+	struct router_spec router = {rt->cfg, rt->table, rt->cache,
+	    worker->base, worker->mailbox};
+
+	if (s == NULL)
+		return NULL;
+	s->rt = rt;
+	s->refs = 1;
+	s->source_turn = calloc(n + 1, sizeof(*s->source_turn));
+	s->tls_client = calloc(n + 1, sizeof(struct tls_client *));
+	if (s->source_turn == NULL || s->tls_client == NULL)
+		goto fail;
+	s->tls_server = tls_server_new(rt->cfg, rt->identities, err);
+	s->router = router_new(&router, err);
+	if (s->tls_server == NULL || s->router == NULL)
+		goto fail;
+	for (size_t i = 0; i < n; i++) {
+		s->tls_client[i] = tls_client_new(&rt->cfg->destination[i],
+		    rt->trust[i], err);
+		if (s->tls_client[i] == NULL)
+			goto fail;
+	}
+	return s;
+fail:
+	runtime_slice_free(s);
+	return NULL;
+}
+
+/* Leaves the runtime alone. */
+static void
+runtime_slice_free(struct runtime_slice *s)
+{
+	router_free(&s->router);
+	tls_server_free(&s->tls_server);
+	for (size_t i = 0; s->tls_client != NULL &&
+	     i < s->rt->cfg->n_destination; i++)
+		tls_client_free(&s->tls_client[i]);
+	free(s->tls_client);
+	free(s->source_turn);
+	free(s);
+}
+
+void
+runtime_discard(struct runtime **rtp)
+{
+	struct runtime *rt = *rtp;
+
+	*rtp = NULL;
+	for (size_t i = 0; rt->slice != NULL && i < rt->n_slices; i++)
+		if (rt->slice[i] != NULL)
+			runtime_slice_free(rt->slice[i]);
+	runtime_free(rt);
+}
+
+struct runtime_slice *
+runtime_slice_ref(struct runtime_slice *slice)
+{
+	slice->refs++;
+	return slice;
+}
+
+void
+runtime_slice_unref(struct runtime_slice **slicep)
+{
+	struct runtime_slice *slice = *slicep;
+	struct runtime *rt;
+
+	*slicep = NULL;
+	if (slice == NULL || --slice->refs > 0)
+		return;
+	rt = slice->rt;
+	runtime_slice_free(slice);
+	runtime_unref(&rt);
+}
+
+void
+runtime_unref(struct runtime **rtp)
+{
+	struct runtime *rt = *rtp;
+	atomic_size_t *refs;
+
+	*rtp = NULL;
+	if (rt == NULL)
+		return;
+	refs = rt->refs;
+	if (atomic_fetch_sub(refs, 1) == 1)
+		runtime_free(rt);
+}
+
+static void
+runtime_free(struct runtime *rt)
+{
+	for (size_t i = 0; i < rt->cfg->n_destination; i++) {
+		if (rt->destination != NULL)
+			destination_unref(&rt->destination[i]);
+		if (rt->trust != NULL)
+			tls_trust_free(&rt->trust[i]);
+	}
+	free(rt->destination);
+	free(rt->trust);
+	tls_identities_free(&rt->identities);
+	store_table_free(&rt->table);
+	cache_free(&rt->cache);
+	for (int i = 0; i < 2; i++) {
+		free(rt->auth_list[i]);
+		free(rt->capa[0][i]);
+		free(rt->capa[1][i]);
+	}
+	free(rt->slice);
+	free(rt->refs);
+	config_free(&rt->cfg);
+	free(rt);
+}

@@ -1,0 +1,636 @@
+/* session.c: one client's life, from accept to the last log line.
+ *
+ *	accept -> dialogue -> login -> routed -> backend -> relay -> close
+ *	             ^------- refused or unreachable -'
+ *
+ * It knows both legs and speaks no protocol. The pre-authentication clock
+ * (preauth_timeout) runs while the client is the one to act, and stands still
+ * while a route or a backend is being waited for. */
+
+#include "session_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
+#include <event2/event.h>
+#include <openssl/rand.h>
+#include <utlist.h>
+
+#include "platform/clock.h"
+#include "proto/identifier.h"
+#include "proto/jwt.h"
+#include "service/connector.h"
+#include "service/destination.h"
+#include "service/route.h"
+#include "service/runtime.h"
+#include "session/linger.h"
+#include "session/relay.h"
+
+/* What each failure means. Nobody else decides these. */
+static const struct {
+	const char *name;
+	int level; /* of the log line */
+	bool counts; /* as one of max_auth_attempts; delayed */
+	bool retry; /* another connection may help */
+	bool temporary; /* [SYS/TEMP], and no word of passwords */
+	const char *text;
+} session_failures[] = {
+    [FAIL_SYNTAX] = {"malformed", LOG_INFO, true, false, false,
+	"The authentication exchange is malformed."},
+    [FAIL_IDENTIFIER] = {"identifier", LOG_INFO, true, false, false,
+	"This user name cannot be used."},
+    [FAIL_UNREPLAYABLE] = {"unreplayable", LOG_INFO, true, false, false,
+	"These credentials cannot be used here."},
+    [FAIL_REJECTED] = {"rejected", LOG_INFO, true, false, false,
+	"Authentication failed."},
+    [FAIL_BUSY] = {"busy", LOG_INFO, false, false, true, NULL},
+    [FAIL_STORE] = {"store", LOG_ERR, false, false, true, NULL},
+    [FAIL_LOOP] = {"loop", LOG_ERR, false, false, true,
+	"The mail server cannot be reached: the route leads in a circle."},
+    [FAIL_FULL] = {"full", LOG_WARNING, false, false, true,
+	"The mail server is busy; please try again in a moment."},
+    [FAIL_LOCAL] = {"local", LOG_ERR, false, false, true, NULL},
+    [FAIL_RESOLVE] = {"resolve", LOG_ERR, false, true, true, NULL},
+    [FAIL_CONNECT] = {"connect", LOG_ERR, false, true, true, NULL},
+    [FAIL_TLS] = {"tls", LOG_ERR, false, false, true, NULL},
+    [FAIL_CLOSED] = {"closed", LOG_ERR, false, true, true, NULL},
+    [FAIL_PROTOCOL] = {"protocol", LOG_ERR, false, false, true, NULL},
+    [FAIL_FORWARDING] = {"forwarding", LOG_ERR, false, false, true, NULL},
+    [FAIL_TIMEOUT] = {"timeout", LOG_ERR, false, false, true, NULL},
+    [FAIL_UNANSWERED] = {"unanswered", LOG_ERR, false, false, true, NULL},
+};
+_Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
+
+#define SESSION_REFUSAL_MS 5000 /* to hear that there is no room */
+#define SESSION_TRY_AGAIN                                                      \
+	"The mail server is not available at the moment; please try again "    \
+	"later."
+
+static struct session *session_new(struct session_env *env, size_t listener);
+static void session_id_make(char id[XCLIENT_SESSION_MAX + 1]);
+static void session_deadline_cb(evutil_socket_t fd, short what, void *arg);
+static void session_clock_run(struct session *s);
+static void session_clock_stop(struct session *s);
+static void session_routed(void *arg, const struct route_answer *answer);
+static void session_over(struct session *s, enum failure why,
+    const char *reason, const char *line, size_t len);
+static bool session_identify(struct session *s, const char *name, size_t len,
+    char *key);
+static void session_credentials_clear(struct session *s);
+static void session_log_failed(struct session *s, enum failure why,
+    const char *reason, size_t len);
+static void session_log_end(struct session *s);
+static void session_relay_done(void *arg, enum relay_end why);
+static void session_reap_cb(evutil_socket_t fd, short what, void *arg);
+static void session_free(struct session *s);
+
+int
+session_env_init(struct session_env *env, struct err *err)
+{
+	env->lingers = linger_set_new(env->base);
+	env->reap = event_new(env->base, -1, 0, session_reap_cb, env);
+	env->scratch = malloc(SESSION_SCRATCH);
+	if (env->lingers == NULL || env->reap == NULL || env->scratch == NULL) {
+		session_env_clear(env);
+		return err_set(err, "out of memory");
+	}
+	return 0;
+}
+
+void
+session_env_clear(struct session_env *env)
+{
+	session_close_all(env);
+	if (env->reap != NULL) {
+		session_reap_cb(-1, 0, env);
+		event_free(env->reap);
+		env->reap = NULL;
+	}
+	if (env->lingers != NULL)
+		linger_set_free(&env->lingers);
+	free(env->scratch);
+	env->scratch = NULL;
+}
+
+static struct session *
+session_new(struct session_env *env, size_t listener)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->env = env;
+	s->deadline = evtimer_new(env->base, session_deadline_cb, s);
+	if (s->deadline == NULL) {
+		free(s);
+		return NULL;
+	}
+	s->slice = runtime_slice_ref(env->slice);
+	s->cfg = s->slice->rt->cfg;
+	s->listener = &s->cfg->listener[listener];
+	s->listener_index = listener;
+	s->destination = -1;
+	s->started = clock_ms();
+	s->clock_left = s->listener->preauth_timeout;
+	session_id_make(s->id);
+	return s;
+}
+
+/* 80 random bits in an alphabet that XCLIENT takes. */
+static void
+session_id_make(char id[XCLIENT_SESSION_MAX + 1])
+{
+	static const char digits[] = "0123456789abcdefghijklmnopqrstuv";
+	unsigned char random[16];
+
+	if (RAND_bytes(random, sizeof(random)) != 1)
+		memset(random, 0, sizeof(random));
+	for (size_t i = 0; i < sizeof(random); i++)
+		id[i] = digits[random[i] % 32];
+	id[sizeof(random)] = '\0';
+}
+
+void
+session_accept(struct session_env *env, const struct session_arrival *a)
+{
+	struct session *s = session_new(env, a->listener);
+	struct sockaddr_storage local;
+	socklen_t len = sizeof(local);
+
+	if (s == NULL) {
+		close(a->fd);
+		a->gone(a->gone_arg);
+		log_msg(LOG_ERR, "out of memory: connection closed");
+		return;
+	}
+	s->gone = a->gone;
+	s->gone_arg = a->gone_arg;
+	s->refusal = a->refusal;
+	if (s->refusal != NULL && s->clock_left > SESSION_REFUSAL_MS)
+		s->clock_left = SESSION_REFUSAL_MS;
+	addr_set(&s->peer, a->peer, a->peer_len);
+	s->client_addr = s->peer;
+	if (getsockname(a->fd, (struct sockaddr *)&local, &len) == 0)
+		addr_set(&s->local_addr, (struct sockaddr *)&local, len);
+	DL_APPEND(env->live, s);
+	env->n_live++;
+	connector_tune(a->fd, s->cfg);
+	session_clock_run(s);
+	if (!client_start(s, a->fd))
+		session_close(s, "out of memory");
+}
+
+void
+session_deadline(struct session *s, uint64_t ms)
+{
+	struct timeval tv = {(time_t)(ms / 1000),
+	    (suseconds_t)(ms % 1000 * 1000)};
+
+	if (ms == 0)
+		evtimer_del(s->deadline);
+	else
+		evtimer_add(s->deadline, &tv);
+}
+
+static void
+session_clock_run(struct session *s)
+{
+	s->clock_started = clock_ms();
+	session_deadline(s, s->clock_left > 0 ? s->clock_left : 1);
+}
+
+static void
+session_clock_stop(struct session *s)
+{
+	uint64_t ran = clock_ms() - s->clock_started;
+
+	s->clock_left = ran < s->clock_left ? s->clock_left - ran : 0;
+	session_deadline(s, 0);
+}
+
+static void
+session_deadline_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct session *s = arg;
+
+	switch (s->phase) {
+	case SESSION_DIALOGUE:
+	case SESSION_CHALLENGE:
+		client_timeout(s->client);
+		return;
+	case SESSION_BACKEND:
+		backend_timeout(s->backend);
+		return;
+	case SESSION_ROUTE:
+	case SESSION_RELAY:
+	case SESSION_CLOSED:
+	case SESSION_PHASES:
+		return;
+	}
+}
+
+void
+session_login(struct session *s, const char *name, size_t len)
+{
+	char key[IDENTIFIER_MAX + 1];
+
+	s->login_started = clock_ms();
+	session_clock_stop(s);
+	free(s->user);
+	s->user = NULL;
+	s->destination = -1;
+	memset(&s->backend_addr, 0, sizeof(s->backend_addr));
+	if (!session_identify(s, name, len, key))
+		return;
+	secret_clear(&s->cred.bearer);
+	if (s->ttl == 1) {
+		session_failed(s, FAIL_LOOP, "the hop budget is used up");
+		return;
+	}
+	s->phase = SESSION_ROUTE;
+	s->route = route_lookup(s->slice->router, key, session_routed, s);
+}
+
+/* From the client's word to the key that is looked up. A bearer frame that
+ * names nobody has its token asked. False: refused already. */
+static bool
+session_identify(struct session *s, const char *name, size_t len, char *key)
+{
+	const struct config_routing *r = &s->cfg->routing;
+	const struct identifier_rules rules = {r->master_user_separators,
+	    r->n_master_user_separators, r->default_domain,
+	    s->cfg->mapping.normalize == NORMALIZE_LOWERCASE};
+	char account[IDENTIFIER_MAX + 1];
+	struct sasl_bearer bearer;
+
+	if (len == 0 && s->cred.bearer.len > 0 &&
+	    sasl_bearer_parse(s->cred.mech, s->cred.bearer.data,
+		s->cred.bearer.len, &bearer) &&
+	    jwt_account(bearer.token, bearer.token_len,
+		s->cfg->jwt_username_claim, account, sizeof(account))) {
+		name = account;
+		len = strlen(account);
+	}
+	s->user = strndup(name, len);
+	if (s->user == NULL) {
+		session_failed(s, FAIL_LOCAL, "out of memory");
+		return false;
+	}
+	switch (identifier_make(&rules, name, len, key)) {
+	case IDENTIFIER_OK:
+		return true;
+	case IDENTIFIER_EMPTY:
+		key[0] = '\0';
+		return true;
+	case IDENTIFIER_BAD:
+		break;
+	}
+	session_failed(s, FAIL_IDENTIFIER, "the user name is not acceptable");
+	return false;
+}
+
+void
+session_login_malformed(struct session *s, const char *what)
+{
+	s->login_started = clock_ms();
+	session_clock_stop(s);
+	session_failed(s, FAIL_SYNTAX, what);
+}
+
+static void
+session_routed(void *arg, const struct route_answer *answer)
+{
+	struct session *s = arg;
+	struct log_line l;
+
+	s->route = NULL;
+	if (answer->status == ROUTE_FAILED) {
+		session_failed(s, FAIL_STORE, "the mapping store failed");
+		return;
+	}
+	s->destination = answer->destination;
+	session_log(&l, LOG_DEBUG, s, "routed");
+	log_cstr(&l, "user", s->user);
+	log_cstr(&l, "destination",
+	    s->cfg->destination[s->destination].name);
+	log_end(&l);
+	s->phase = SESSION_BACKEND;
+	session_deadline(s, s->cfg->server.backend_timeout);
+	if (!backend_start(s))
+		session_failed(s, FAIL_LOCAL, "out of memory");
+}
+
+void
+session_challenge(struct session *s, const char *text, size_t len)
+{
+	s->phase = SESSION_CHALLENGE;
+	session_clock_run(s);
+	client_challenge(s->client, text, len);
+}
+
+void
+session_challenge_answer(struct session *s, const char *line, size_t len)
+{
+	session_clock_stop(s);
+	s->phase = SESSION_BACKEND;
+	session_deadline(s, s->cfg->server.backend_auth_timeout);
+	backend_answer(s->backend, line, len);
+}
+
+void
+session_failed(struct session *s, enum failure why, const char *reason)
+{
+	session_over(s, why, reason, NULL, 0);
+}
+
+void
+session_refused(struct session *s, enum failure why, const char *line,
+    size_t len)
+{
+	session_over(s, why, NULL, line, len);
+}
+
+/* A login that came to nothing: log it, drop the backend leg, answer, and go
+ * back to the dialogue. line: the backend's own words, if they are to be
+ * shown; reason: ours. */
+static void
+session_over(struct session *s, enum failure why, const char *reason,
+    const char *line, size_t len)
+{
+	uint64_t delay = 0, spent = clock_ms() - s->login_started;
+	const char *end = NULL;
+
+	if (session_closed(s))
+		return;
+	session_log_failed(s, why, reason != NULL ? reason : line,
+	    reason != NULL ? strlen(reason) : len);
+	session_credentials_clear(s);
+	backend_free(&s->backend);
+	if (session_failures[why].counts) {
+		if (spent < s->cfg->server.auth_failure_delay)
+			delay = s->cfg->server.auth_failure_delay - spent;
+		if (++s->attempts >= s->listener->max_auth_attempts)
+			end = "too many refused logins";
+	}
+	if (end == NULL && s->env->draining)
+		end = "shutting down";
+	s->phase = SESSION_DIALOGUE;
+	session_clock_run(s);
+	if (delay > 0) {
+		session_clock_stop(s);
+		s->clock_left += delay;
+		session_clock_run(s);
+	}
+	if (reason == NULL)
+		client_answer(s->client, line, len, delay, end);
+	else
+		client_answer_failure(s->client,
+		    session_failures[why].temporary,
+		    session_failures[why].text != NULL ?
+			session_failures[why].text : SESSION_TRY_AGAIN,
+		    delay, end);
+}
+
+void
+session_accepted(struct session *s, const char *line, size_t len)
+{
+	struct relay_spec spec = {
+	    .base = s->env->base,
+	    .idle_ms = s->cfg->server.bridge_idle,
+	    .lingers = s->env->lingers,
+	    .done = session_relay_done,
+	    .arg = s,
+	};
+
+	session_credentials_clear(s);
+	s->phase = SESSION_RELAY;
+	s->backend_tls = s->backend_cipher = NULL;
+	spec.backend = backend_release(s->backend, &spec.backend_ssl);
+	spec.client = client_release(s->client, line, len, &spec.client_ssl);
+	if (spec.backend_ssl != NULL) {
+		s->backend_tls = SSL_get_version(spec.backend_ssl);
+		s->backend_cipher = SSL_get_cipher_name(spec.backend_ssl);
+	}
+	s->relay = relay_start(&spec);
+	if (s->relay == NULL) {
+		bufferevent_free(spec.backend);
+		bufferevent_free(spec.client);
+	}
+	event_free(s->deadline);
+	s->deadline = NULL;
+	client_free(&s->client);
+	backend_free(&s->backend);
+	if (s->relay == NULL)
+		session_close(s, "out of memory");
+}
+
+static void
+session_relay_done(void *arg, enum relay_end why)
+{
+	static const char *const texts[] = {
+	    [RELAY_CLIENT_CLOSED] = "client closed",
+	    [RELAY_BACKEND_CLOSED] = "backend closed",
+	    [RELAY_CLIENT_ERROR] = "client lost",
+	    [RELAY_BACKEND_ERROR] = "backend lost",
+	    [RELAY_IDLE] = "idle",
+	    [RELAY_NO_MEMORY] = "out of memory",
+	};
+
+	session_close(arg, texts[why]);
+}
+
+static void
+session_credentials_clear(struct session *s)
+{
+	secret_clear(&s->cred.frame);
+	secret_clear(&s->cred.bearer);
+}
+
+bool
+session_failure_retry(enum failure why)
+{
+	return session_failures[why].retry;
+}
+
+const char *
+session_failure_name(enum failure why)
+{
+	return session_failures[why].name;
+}
+
+void
+session_close(struct session *s, const char *why)
+{
+	if (session_closed(s))
+		return;
+	s->phase = SESSION_CLOSED;
+	s->end = why;
+	DL_DELETE(s->env->live, s);
+	DL_APPEND(s->env->dead, s);
+	event_active(s->env->reap, 0, 0);
+}
+
+bool
+session_closed(const struct session *s)
+{
+	return s->phase == SESSION_CLOSED;
+}
+
+/* From the worker's loop, when nobody stands on a session's frames. */
+static void
+session_reap_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct session_env *env = arg;
+	struct session *s;
+
+	while ((s = env->dead) != NULL) {
+		DL_DELETE(env->dead, s);
+		session_free(s);
+		env->n_live--;
+	}
+	if (env->draining && env->n_live == 0 && env->empty != NULL)
+		env->empty(env->arg);
+}
+
+static void
+session_free(struct session *s)
+{
+	if (s->relay != NULL)
+		relay_bytes(s->relay, &s->to_backend, &s->to_client);
+	session_log_end(s);
+	route_lookup_cancel(&s->route);
+	relay_free(&s->relay);
+	backend_free(&s->backend);
+	client_free(&s->client);
+	if (s->shared != NULL) {
+		destination_leave(s->shared, true);
+		destination_unref(&s->shared);
+	}
+	if (s->deadline != NULL)
+		event_free(s->deadline);
+	session_credentials_clear(s);
+	free(s->user);
+	s->gone(s->gone_arg);
+	runtime_slice_unref(&s->slice);
+	free(s);
+}
+
+void
+session_drain(struct session_env *env)
+{
+	struct session *s, *tmp;
+
+	env->draining = true;
+	DL_FOREACH_SAFE(env->live, s, tmp)
+		if (s->phase == SESSION_DIALOGUE)
+			client_shutdown(s->client,
+			    "The server is being restarted; please try again.");
+	/* Tells the worker when there is nothing to wait for. */
+	event_active(env->reap, 0, 0);
+}
+
+void
+session_close_all(struct session_env *env)
+{
+	struct session *s, *tmp;
+
+	DL_FOREACH_SAFE(env->live, s, tmp)
+		session_close(s, "shutting down");
+}
+
+void
+session_log(struct log_line *l, int level, const struct session *s,
+    const char *what)
+{
+	char ip[ADDR_TEXT_MAX];
+
+	log_begin(l, level, "%s", what);
+	log_cstr(l, "session", s->id);
+	log_cstr(l, "client", addr_ip(&s->client_addr, ip));
+}
+
+/* "login failed" is what fail2ban looks for; a backend's trouble is "login
+ * deferred", and nobody's fault in front of us. */
+static void
+session_log_failed(struct session *s, enum failure why, const char *reason,
+    size_t len)
+{
+	struct log_line l;
+	char text[ADDR_TEXT_MAX];
+
+	session_log(&l, session_failures[why].level, s,
+	    session_failures[why].counts ? "login failed" : "login deferred");
+	log_cstr(&l, "user", s->user != NULL ? s->user : "");
+	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
+	log_cstr(&l, "listener", s->listener->name);
+	if (s->destination != -1) {
+		log_cstr(&l, "destination",
+		    s->cfg->destination[s->destination].name);
+		log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
+	}
+	log_cstr(&l, "failure", session_failures[why].name);
+	log_str(&l, "reason", reason, len);
+	log_end(&l);
+}
+
+/* Load balancers' probes come and go without a word: not worth a line. */
+static void
+session_log_end(struct session *s)
+{
+	struct log_line l;
+	char text[ADDR_TEXT_MAX];
+	bool relayed = s->relay != NULL;
+
+	session_log(&l, relayed || s->attempts > 0 ? LOG_INFO : LOG_DEBUG, s,
+	    "session closed");
+	log_cstr(&l, "listener", s->listener->name);
+	log_cstr(&l, "user", s->user != NULL ? s->user : "");
+	log_cstr(&l, "destination",
+	    s->destination != -1 ?
+		s->cfg->destination[s->destination].name : "-");
+	log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
+	log_cstr(&l, "client_tls",
+	    s->client_tls != NULL ? s->client_tls : "none");
+	log_cstr(&l, "backend_tls",
+	    s->backend_tls != NULL ? s->backend_tls : "none");
+	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
+	log_uint(&l, "bytes_to_backend", s->to_backend);
+	log_uint(&l, "bytes_to_client", s->to_client);
+	log_uint(&l, "duration_ms", clock_ms() - s->started);
+	log_cstr(&l, "login", relayed ? "ok" : "none");
+	log_cstr(&l, "reason", s->end);
+	log_end(&l);
+}
+
+void
+session_drain_wiped(struct evbuffer *buf, size_t n)
+{
+	struct evbuffer_iovec vec[16];
+	size_t left = n;
+
+	while (left > 0) {
+		int used = evbuffer_peek(buf, (ev_ssize_t)left, NULL, vec,
+		    (int)ARRAY_LEN(vec));
+		size_t drained = 0;
+
+		if (used > (int)ARRAY_LEN(vec))
+			used = (int)ARRAY_LEN(vec);
+		for (int i = 0; i < used && drained < left; i++) {
+			size_t part = vec[i].iov_len;
+
+			if (part > left - drained)
+				part = left - drained;
+			secret_wipe(vec[i].iov_base, part);
+			drained += part;
+		}
+		if (drained == 0)
+			return;
+		evbuffer_drain(buf, drained);
+		left -= drained;
+	}
+}

@@ -1,0 +1,65 @@
+/* fuzz_config.c: any bytes as a configuration file. */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "platform/config.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+static void fuzz_check_lines(char *const *lines, size_t n);
+static void fuzz_check_good(const struct config *cfg);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct config_problems problems = {0};
+	struct config *cfg =
+	    config_parse("fuzz", (const char *)data, size, &problems);
+
+	fuzz_check_lines(problems.error, problems.n_error);
+	fuzz_check_lines(problems.warning, problems.n_warning);
+	if (cfg == NULL && problems.n_error != 1)
+		abort();
+	if (cfg != NULL && problems.n_error == 0)
+		fuzz_check_good(cfg);
+	config_problems_clear(&problems);
+	config_free(&cfg);
+	return 0;
+}
+
+/* One line each, with a place. */
+static void
+fuzz_check_lines(char *const *lines, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if (strncmp(lines[i], "fuzz:", 5) != 0 ||
+		    strpbrk(lines[i], "\r\n\x1b") != NULL)
+			abort();
+}
+
+/* What the rest of the program relies on. */
+static void
+fuzz_check_good(const struct config *cfg)
+{
+	const char *name = cfg->routing.default_destination;
+	size_t i;
+
+	if (cfg->n_listener == 0 || *cfg->server.hostname == '\0' ||
+	    config_destination_find(cfg, name, strlen(name)) == -1)
+		abort();
+	for (i = 0; i < cfg->n_listener; i++)
+		if (cfg->listener[i].n_bind == 0 ||
+		    (int)cfg->listener[i].min_version < 0)
+			abort();
+	for (i = 0; i < cfg->n_destination; i++) {
+		const struct config_destination *d = &cfg->destination[i];
+
+		if (!d->pop3.present || d->pop3.port == 0 || *d->host == '\0' ||
+		    *d->tls_server_name == '\0' || (int)d->pop3.forwarding < 0)
+			abort();
+	}
+}

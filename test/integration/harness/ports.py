@@ -1,0 +1,67 @@
+"""Free loopback ports.
+
+The port is picked below the range that the kernel hands out to clients, and
+is claimed by an abstract unix socket for as long as this process lives, so
+that suites which run side by side never pick the same one.
+"""
+
+import random
+import socket
+
+FIRST, LAST = 20000, 32000
+
+_claims = []
+
+
+def free_port():
+    """A TCP port that nobody listens on, reserved for this process."""
+    start = random.randrange(FIRST, LAST)
+    for offset in range(LAST - FIRST):
+        port = FIRST + (start - FIRST + offset) % (LAST - FIRST)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0mailferry-test-port-{port}")
+            _unused(port)
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("no free port")
+
+
+def _unused(port):
+    """Raises OSError when the port is taken on any local address."""
+    families = [(socket.AF_INET, "0.0.0.0")]
+    if has_ipv6():
+        families.append((socket.AF_INET6, "::"))
+    for family, address in families:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, port))
+
+
+def has_ipv6():
+    """Whether ::1 can be used on this machine."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
+def is_listening(port):
+    """Whether a TCP socket listens on the port, seen without connecting."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as lines:
+                next(lines)
+                for line in lines:
+                    _, local, _, state = line.split()[:4]
+                    if state == "0A" and int(local.split(":")[1], 16) == port:
+                        return True
+        except FileNotFoundError:
+            pass
+    return False

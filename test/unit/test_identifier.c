@@ -1,0 +1,216 @@
+/* test_identifier.c: the key that is looked up, and what never becomes one. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <check.h>
+
+#include "proto/identifier.h"
+
+#define OCTETS(s) (s), sizeof(s) - 1
+
+static char percent[] = "%", plus_plus[] = "++", star[] = "*", empty[] = "";
+static char *const no_separators[] = {NULL};
+static char *const one_separator[] = {percent};
+static char *const separators[] = {star, plus_plus, percent};
+static char *const empty_separator[] = {empty, percent};
+
+static const struct identifier_rules plain_rules = {
+    no_separators, 0, "", false};
+static const struct identifier_rules lower_rules = {no_separators, 0, "", true};
+static const struct identifier_rules domain_rules = {
+    no_separators, 0, "Example.COM", false};
+static const struct identifier_rules lower_domain_rules = {
+    no_separators, 0, "Example.COM", true};
+static const struct identifier_rules cut_rules = {one_separator, 1, "", false};
+static const struct identifier_rules cut_domain_rules = {
+    one_separator, 1, "example.com", false};
+static const struct identifier_rules many_rules = {separators, 3, "", false};
+static const struct identifier_rules empty_rules = {
+    empty_separator, 2, "", false};
+
+struct identifier_case {
+	const char *proves;
+	const struct identifier_rules *rules;
+	const char *name;
+	size_t len;
+	enum identifier_status status;
+	const char *key;
+};
+
+static const struct identifier_case cases[] = {
+    {"address_stays", &plain_rules, OCTETS("alice@example.com"), IDENTIFIER_OK,
+	"alice@example.com"},
+    {"case_stays", &plain_rules, OCTETS("Alice@Example.com"), IDENTIFIER_OK,
+	"Alice@Example.com"},
+    {"case_is_lowered", &lower_rules, OCTETS("Alice@Example.COM"),
+	IDENTIFIER_OK, "alice@example.com"},
+    {"lowering_is_ascii", &lower_rules, OCTETS("\xc3\x84Z[@`{\xc3\x96"),
+	IDENTIFIER_OK, "\xc3\x84z[@`{\xc3\x96"},
+    {"bare_name_without_domain", &plain_rules, OCTETS("alice"), IDENTIFIER_OK,
+	"alice"},
+    {"bare_name_gets_domain", &domain_rules, OCTETS("alice"), IDENTIFIER_OK,
+	"alice@Example.COM"},
+    {"domain_is_lowered_too", &lower_domain_rules, OCTETS("Alice"),
+	IDENTIFIER_OK, "alice@example.com"},
+    {"full_name_keeps_domain", &domain_rules, OCTETS("alice@a.test"),
+	IDENTIFIER_OK, "alice@a.test"},
+    {"name_with_at_only_is_not_bare", &domain_rules, OCTETS("alice@"),
+	IDENTIFIER_OK, "alice@"},
+    {"master_is_cut", &cut_rules, OCTETS("alice%admin"), IDENTIFIER_OK,
+	"alice"},
+    {"cut_goes_to_the_end", &cut_rules, OCTETS("alice%admin@example.com"),
+	IDENTIFIER_OK, "alice"},
+    {"cut_name_gets_domain", &cut_domain_rules, OCTETS("alice%admin@a.test"),
+	IDENTIFIER_OK, "alice@example.com"},
+    {"address_before_cut", &cut_domain_rules, OCTETS("alice@a.test%admin"),
+	IDENTIFIER_OK, "alice@a.test"},
+    {"first_separator_cuts", &cut_rules, OCTETS("a%b%c"), IDENTIFIER_OK, "a"},
+    {"separator_at_end", &cut_rules, OCTETS("alice%"), IDENTIFIER_OK, "alice"},
+    {"leftmost_of_all_separators_cuts", &many_rules, OCTETS("a%b++c*d"),
+	IDENTIFIER_OK, "a"},
+    {"leftmost_wins_over_list_order", &many_rules, OCTETS("a++b*c"),
+	IDENTIFIER_OK, "a"},
+    {"half_a_separator_is_none", &many_rules, OCTETS("a+b@c.test"),
+	IDENTIFIER_OK, "a+b@c.test"},
+    {"separator_cut_short_is_none", &many_rules, OCTETS("a+"), IDENTIFIER_OK,
+	"a+"},
+    {"empty_separator_is_none", &empty_rules, OCTETS("alice%x"), IDENTIFIER_OK,
+	"alice"},
+    {"odd_but_allowed", &plain_rules, OCTETS("o'hara+x!y\\z%40@a.test"),
+	IDENTIFIER_OK, "o'hara+x!y\\z%40@a.test"},
+    {"injection_is_only_text", &plain_rules,
+	OCTETS("'/**/OR/**/1=1;--${x}%{y}%u"), IDENTIFIER_OK,
+	"'/**/OR/**/1=1;--${x}%{y}%u"},
+    {"bad_utf8_is_let_through", &plain_rules, OCTETS("\xff\xfe\x80@a.test"),
+	IDENTIFIER_OK, "\xff\xfe\x80@a.test"},
+    {"nobody", &plain_rules, OCTETS(""), IDENTIFIER_EMPTY, ""},
+    {"nobody_gets_no_domain", &domain_rules, OCTETS(""), IDENTIFIER_EMPTY, ""},
+    {"cut_to_nothing", &cut_rules, OCTETS("%admin"), IDENTIFIER_EMPTY, ""},
+    {"cut_to_nothing_gets_no_domain", &cut_domain_rules, OCTETS("%admin"),
+	IDENTIFIER_EMPTY, ""},
+    {"space", &plain_rules, OCTETS("al ice"), IDENTIFIER_BAD, ""},
+    {"only_space", &plain_rules, OCTETS(" "), IDENTIFIER_BAD, ""},
+    {"space_in_cut_suffix", &cut_rules, OCTETS("alice%ad min"), IDENTIFIER_BAD,
+	""},
+    {"quote_in_cut_suffix", &cut_rules, OCTETS("alice%\""), IDENTIFIER_BAD, ""},
+    {"crlf_in_cut_suffix", &cut_rules, OCTETS("alice%\r\nDELE 1"),
+	IDENTIFIER_BAD, ""},
+    {"nul_in_cut_suffix", &cut_rules, OCTETS("alice%\0"), IDENTIFIER_BAD, ""},
+    {"nul_ends_nothing", &plain_rules, OCTETS("alice\0@a.test"), IDENTIFIER_BAD,
+	""},
+};
+
+START_TEST(name_becomes_key)
+{
+	const struct identifier_case *c = &cases[_i];
+	char out[IDENTIFIER_MAX + 1];
+	enum identifier_status status;
+
+	memset(out, 'x', sizeof(out));
+	status = identifier_make(c->rules, c->name, c->len, out);
+	ck_assert_msg(status == c->status, "%s: %d", c->proves, (int)status);
+	ck_assert_msg(strcmp(out, c->key) == 0, "%s: %s", c->proves, out);
+}
+END_TEST
+
+/* All 256 octets, at the start, in the middle and at the end. */
+START_TEST(each_octet_is_kept_or_refused)
+{
+	for (int c = 0; c < 256; c++) {
+		bool bad = c <= ' ' || c == 0x7f || c == '"';
+
+		for (size_t at = 0; at < 17; at += 8) {
+			char name[] = "alice@example.com";
+			char out[IDENTIFIER_MAX + 1];
+			enum identifier_status status;
+
+			name[at] = (char)c;
+			status = identifier_make(&plain_rules, name, 17, out);
+			ck_assert_int_eq(
+			    status, bad ? IDENTIFIER_BAD : IDENTIFIER_OK);
+			ck_assert_msg(
+			    bad || memcmp(out, name, 18) == 0, "%d", c);
+		}
+	}
+}
+END_TEST
+
+START_TEST(length_has_an_end)
+{
+	char name[IDENTIFIER_MAX + 1], out[IDENTIFIER_MAX + 1];
+	const size_t suffix = strlen("@example.com");
+
+	memset(name, 'a', sizeof(name));
+	ck_assert_int_eq(
+	    identifier_make(&plain_rules, name, IDENTIFIER_MAX, out),
+	    IDENTIFIER_OK);
+	ck_assert_uint_eq(strlen(out), IDENTIFIER_MAX);
+	ck_assert_int_eq(
+	    identifier_make(&plain_rules, name, IDENTIFIER_MAX + 1, out),
+	    IDENTIFIER_BAD);
+	/* The default domain has to fit as well. */
+	ck_assert_int_eq(identifier_make(&cut_domain_rules, name,
+			     IDENTIFIER_MAX - suffix, out),
+	    IDENTIFIER_OK);
+	ck_assert_uint_eq(strlen(out), IDENTIFIER_MAX);
+	for (size_t n = IDENTIFIER_MAX - suffix + 1; n <= IDENTIFIER_MAX; n++) {
+		ck_assert_int_eq(
+		    identifier_make(&cut_domain_rules, name, n, out),
+		    IDENTIFIER_BAD);
+		ck_assert_str_eq(out, "");
+	}
+}
+END_TEST
+
+START_TEST(domain_is_found)
+{
+	static const struct {
+		const char *key, *domain;
+	} domains[] = {
+	    {"alice@example.com", "@example.com"},
+	    {"a@b@example.com", "@example.com"},
+	    {"@example.com", "@example.com"},
+	    {"alice", NULL},
+	    {"alice@", NULL},
+	    {"a@b@", NULL},
+	    {"@", NULL},
+	    {"", NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(domains); i++) {
+		const char *key = domains[i].key;
+		const char *domain = identifier_domain(key);
+
+		ck_assert_pstr_eq(domain, domains[i].domain);
+		ck_assert(domain == NULL ||
+			  (domain >= key && domain < key + strlen(key)));
+	}
+}
+END_TEST
+
+static Suite *
+identifier_suite(void)
+{
+	Suite *suite = suite_create("identifier");
+	TCase *tc = tcase_create("identifier");
+
+	tcase_add_loop_test(tc, name_becomes_key, 0, (int)ARRAY_LEN(cases));
+	tcase_add_test(tc, each_octet_is_kept_or_refused);
+	tcase_add_test(tc, length_has_an_end);
+	tcase_add_test(tc, domain_is_found);
+	suite_add_tcase(suite, tc);
+	return suite;
+}
+
+int
+main(void)
+{
+	SRunner *runner = srunner_create(identifier_suite());
+	int failed;
+
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
