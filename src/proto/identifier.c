@@ -12,6 +12,8 @@ static bool identifier_octets_good(const char *name, size_t len);
 static size_t identifier_cut(
     const struct identifier_rules *rules, const char *name, size_t len);
 static bool identifier_append(char *out, size_t *len, const char *s, size_t n);
+static bool
+identifier_append_domain(char *out, size_t *len, const char *domain);
 static void identifier_lower(char *s, size_t len);
 
 enum identifier_status
@@ -26,13 +28,8 @@ identifier_make(const struct identifier_rules *rules, const char *name,
 	len = identifier_cut(rules, name, len);
 	if (len == 0)
 		return IDENTIFIER_EMPTY;
-	if (!identifier_append(out, &n, name, len))
-		return IDENTIFIER_BAD;
-	if (rules->default_domain[0] != '\0' &&
-	    memchr(name, '@', len) == NULL &&
-	    (!identifier_append(out, &n, "@", 1) ||
-		!identifier_append(out, &n, rules->default_domain,
-		    strlen(rules->default_domain)))) {
+	if (!identifier_append(out, &n, name, len) ||
+	    !identifier_append_domain(out, &n, rules->default_domain)) {
 		out[0] = '\0';
 		return IDENTIFIER_BAD;
 	}
@@ -86,6 +83,16 @@ identifier_append(char *out, size_t *len, const char *s, size_t n)
 	*len += n;
 	out[*len] = '\0';
 	return true;
+}
+
+/* To a bare name only; "" is no domain. */
+static bool
+identifier_append_domain(char *out, size_t *len, const char *domain)
+{
+	if (domain[0] == '\0' || memchr(out, '@', *len) != NULL)
+		return true;
+	return identifier_append(out, len, "@", 1) &&
+	       identifier_append(out, len, domain, strlen(domain));
 }
 
 /* Not tolower(3): a locale must not change who is looked up. */

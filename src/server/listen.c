@@ -67,8 +67,8 @@ int
 listen_drop_privileges(const struct config *cfg, struct err *err)
 {
 	struct rlimit none = {0, 0};
-	uid_t uid;
-	gid_t gid;
+	uid_t uid = 0;
+	gid_t gid = 0;
 
 	if (geteuid() == 0 && cfg->server.user[0] != '\0') {
 		if (listen_ids(cfg, &uid, &gid, err) == -1)

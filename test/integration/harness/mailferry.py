@@ -185,9 +185,12 @@ class Mailferry:
 
     def output(self, start=0):
         """Standard error and the log, as text, from an offset."""
-        with open(self.log_path, "rb") as f:
-            f.seek(start)
-            return f.read().decode("utf-8", "backslashreplace")
+        try:
+            with open(self.log_path, "rb") as f:
+                f.seek(start)
+                return f.read().decode("utf-8", "backslashreplace")
+        except FileNotFoundError:
+            return ""
 
     def mark(self):
         """Where the log ends now, for records()."""

@@ -1,0 +1,52 @@
+/* relay.h: bytes both ways between two bufferevents, after the login.
+ *
+ * Speaks no protocol and invents no byte. What one side sends reaches the
+ * other in order and exactly once, or the other side is closed. */
+
+#ifndef SESSION_RELAY_H
+#define SESSION_RELAY_H
+
+#include <openssl/ssl.h>
+
+#include <stdint.h>
+
+struct bufferevent;
+struct event_base;
+struct linger_set;
+struct relay;
+
+enum relay_end {
+	RELAY_CLIENT_CLOSED, /* it closed first, orderly */
+	RELAY_BACKEND_CLOSED,
+	RELAY_CLIENT_ERROR, /* reset, or an error of TLS */
+	RELAY_BACKEND_ERROR,
+	RELAY_IDLE,
+	RELAY_NO_MEMORY
+};
+
+struct relay_spec {
+	struct event_base *base;
+	/* Socket bufferevents (plain or OpenSSL) with BEV_OPT_CLOSE_ON_FREE,
+	 * reading disabled, no callbacks. */
+	struct bufferevent *client, *backend;
+	SSL *client_ssl, *backend_ssl; /* theirs; NULL: plain */
+	uint64_t idle_ms; /* without a byte either way */
+	struct linger_set *lingers; /* for slow closes */
+	void (*done)(void *arg, enum relay_end why);
+	void *arg;
+};
+
+/* Takes both bufferevents. What their input buffers hold (commands that the
+ * client pipelined behind its login) goes to the other side first. done is
+ * called once, from the loop, when nothing is left to do; relay_free() is the
+ * owner's answer. NULL: no memory, the bufferevents stay the caller's. */
+struct relay *relay_start(const struct relay_spec *spec);
+
+/* At any time; closes both sockets. */
+void relay_free(struct relay **relay);
+
+/* Octets taken from the one side for the other so far. */
+void relay_bytes(const struct relay *relay, uint64_t *to_backend_out,
+    uint64_t *to_client_out);
+
+#endif

@@ -1,0 +1,279 @@
+/* test_cache.c: the route cache, with a clock of its own. */
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "platform/hash.h"
+#include "service/cache.h"
+
+#define TTL 1000
+#define NEGATIVE_TTL 100
+#define STALE_TTL 5000
+
+struct asker {
+	struct cache_waiter w;
+	struct cache_answer got;
+	int woken;
+};
+
+static struct cache *cache;
+
+static void
+asker_wake(struct cache_waiter *w, const struct cache_answer *answer)
+{
+	struct asker *a = (struct asker *)(void *)w;
+
+	a->got = *answer;
+	a->woken++;
+}
+
+static void
+setup(void)
+{
+	const struct cache_limits limits = {3200, TTL, NEGATIVE_TTL, STALE_TTL};
+
+	hash_init();
+	cache = cache_new(&limits);
+	ck_assert_ptr_nonnull(cache);
+}
+
+static void
+teardown(void)
+{
+	cache_free(&cache);
+}
+
+static enum cache_state
+ask(struct asker *a, const char *key, uint64_t now)
+{
+	memset(a, 0, sizeof(*a));
+	a->w.wake = asker_wake;
+	return cache_lookup(cache, key, now, &a->w, &a->got);
+}
+
+static void
+learn(const char *key, uint64_t now, enum store_result result, int destination)
+{
+	struct asker a;
+
+	ck_assert_int_eq(ask(&a, key, now), CACHE_FETCH);
+	cache_fill(cache, key, now, result, destination);
+	ck_assert_int_eq(a.woken, 1);
+	ck_assert_int_eq(a.got.result, result);
+}
+
+START_TEST(an_answer_serves_until_its_ttl)
+{
+	struct asker a;
+
+	learn("alice", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL - 1), CACHE_HIT);
+	ck_assert_int_eq(a.got.result, STORE_FOUND);
+	ck_assert_int_eq(a.got.destination, 3);
+	ck_assert(!a.got.stale);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
+	cache_fill(cache, "alice", 10 + TTL, STORE_FOUND, 4);
+	ck_assert_int_eq(a.got.destination, 4);
+}
+END_TEST
+
+START_TEST(unknown_has_its_own_ttl)
+{
+	struct asker a;
+
+	learn("nobody", 10, STORE_UNKNOWN, -1);
+	ck_assert_int_eq(ask(&a, "nobody", 10 + NEGATIVE_TTL - 1), CACHE_HIT);
+	ck_assert_int_eq(a.got.result, STORE_UNKNOWN);
+	ck_assert_int_eq(ask(&a, "nobody", 10 + NEGATIVE_TTL), CACHE_FETCH);
+	cache_fill(cache, "nobody", 10 + NEGATIVE_TTL, STORE_UNKNOWN, -1);
+}
+END_TEST
+
+START_TEST(one_fetch_serves_all_who_wait)
+{
+	struct asker a, b, c;
+
+	ck_assert_int_eq(ask(&a, "alice", 10), CACHE_FETCH);
+	ck_assert_int_eq(ask(&b, "alice", 11), CACHE_WAIT);
+	ck_assert_int_eq(ask(&c, "alice", 12), CACHE_WAIT);
+	ck_assert(cache_cancel(cache, "alice", &b.w));
+	cache_fill(cache, "alice", 13, STORE_FOUND, 7);
+	ck_assert_int_eq(a.woken + c.woken, 2);
+	ck_assert_int_eq(b.woken, 0);
+	ck_assert_int_eq(c.got.destination, 7);
+	ck_assert(!cache_cancel(cache, "alice", &c.w));
+}
+END_TEST
+
+START_TEST(a_failing_store_gets_a_stale_answer_and_not_forever)
+{
+	struct asker a;
+
+	learn("alice", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
+	cache_fill(cache, "alice", 10 + TTL, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FOUND);
+	ck_assert_int_eq(a.got.destination, 3);
+	ck_assert(a.got.stale);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + STALE_TTL), CACHE_FETCH);
+	cache_fill(cache, "alice", 10 + TTL + STALE_TTL, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+}
+END_TEST
+
+START_TEST(a_failure_is_not_remembered)
+{
+	struct asker a;
+
+	learn("alice", 10, STORE_FAILED, -1);
+	ck_assert_int_eq(ask(&a, "alice", 10), CACHE_FETCH);
+	cache_fill(cache, "alice", 10, STORE_FOUND, 1);
+	ck_assert_int_eq(a.got.destination, 1);
+}
+END_TEST
+
+START_TEST(the_whole_key_counts)
+{
+	struct asker a;
+
+	learn("alice@example.com", 10, STORE_FOUND, 1);
+	learn("alice@example.co", 10, STORE_FOUND, 2);
+	learn("Alice@example.com", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&a, "alice@example.com", 11), CACHE_HIT);
+	ck_assert_int_eq(a.got.destination, 1);
+}
+END_TEST
+
+START_TEST(invented_names_do_not_push_real_ones_out)
+{
+	struct cache_counters count;
+	struct asker a;
+	char key[32];
+
+	for (int i = 0; i < 500; i++) {
+		snprintf(key, sizeof(key), "real-%d", i);
+		learn(key, 10, STORE_FOUND, 1);
+	}
+	for (int i = 0; i < 100000; i++) {
+		snprintf(key, sizeof(key), "invented-%d", i);
+		learn(key, 10, STORE_UNKNOWN, -1);
+	}
+	for (int i = 0; i < 500; i++) {
+		snprintf(key, sizeof(key), "real-%d", i);
+		ck_assert_int_eq(ask(&a, key, 11), CACHE_HIT);
+	}
+	cache_count(cache, &count);
+	ck_assert_uint_le(count.entries, 500 + 320 + 32);
+	ck_assert_uint_gt(count.evicted, 90000);
+}
+END_TEST
+
+START_TEST(the_least_recently_used_goes_first)
+{
+	struct asker a;
+	struct cache_counters count;
+	char key[32];
+
+	learn("kept", 10, STORE_FOUND, 1);
+	for (int i = 0; i < 20000; i++) {
+		snprintf(key, sizeof(key), "other-%d", i);
+		learn(key, 10, STORE_FOUND, 1);
+		ck_assert_int_eq(ask(&a, "kept", 11), CACHE_HIT);
+	}
+	cache_count(cache, &count);
+	ck_assert_uint_le(count.entries, 3200);
+}
+END_TEST
+
+START_TEST(a_forgotten_key_is_asked_again)
+{
+	struct asker a;
+
+	learn("alice", 10, STORE_FOUND, 1);
+	learn("bob", 10, STORE_FOUND, 1);
+	cache_forget(cache, "alice");
+	ck_assert_int_eq(ask(&a, "bob", 11), CACHE_HIT);
+	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
+	/* An answer that was on its way may be the old one: not kept. */
+	cache_forget(cache, NULL);
+	cache_fill(cache, "alice", 12, STORE_FOUND, 2);
+	ck_assert_int_eq(a.got.destination, 2);
+	ck_assert_int_eq(ask(&a, "alice", 13), CACHE_FETCH);
+	cache_fill(cache, "alice", 13, STORE_FOUND, 5);
+	ck_assert_int_eq(ask(&a, "bob", 13), CACHE_FETCH);
+	cache_fill(cache, "bob", 13, STORE_FOUND, 5);
+}
+END_TEST
+
+/* Random operations against the simplest model there is. */
+START_TEST(agrees_with_a_model)
+{
+	struct {
+		int destination;
+		uint64_t expires;
+	} model[50] = {{0, 0}};
+	uint64_t now = 1;
+	unsigned seed = 42;
+	struct asker a;
+	char key[16];
+
+	for (int i = 0; i < 200000; i++) {
+		size_t k = (size_t)rand_r(&seed) % ARRAY_LEN(model);
+		int d = rand_r(&seed) % 5 - 1;
+		enum cache_state state;
+
+		now += (uint64_t)rand_r(&seed) % 10;
+		snprintf(key, sizeof(key), "k%zu", k);
+		if (rand_r(&seed) % 50 == 0) {
+			cache_forget(cache, key);
+			model[k].expires = 0;
+			continue;
+		}
+		state = ask(&a, key, now);
+		if (model[k].expires > now) {
+			ck_assert_int_eq(state, CACHE_HIT);
+			ck_assert_int_eq(a.got.result,
+			    model[k].destination == -1 ? STORE_UNKNOWN :
+							 STORE_FOUND);
+			if (model[k].destination != -1)
+				ck_assert_int_eq(a.got.destination,
+				    model[k].destination);
+			continue;
+		}
+		ck_assert_int_eq(state, CACHE_FETCH);
+		cache_fill(cache, key, now,
+		    d == -1 ? STORE_UNKNOWN : STORE_FOUND, d);
+		model[k].destination = d;
+		model[k].expires = now + (d == -1 ? NEGATIVE_TTL : TTL);
+	}
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("cache");
+	TCase *tc = tcase_create("cache");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, an_answer_serves_until_its_ttl);
+	tcase_add_test(tc, unknown_has_its_own_ttl);
+	tcase_add_test(tc, one_fetch_serves_all_who_wait);
+	tcase_add_test(tc, a_failing_store_gets_a_stale_answer_and_not_forever);
+	tcase_add_test(tc, a_failure_is_not_remembered);
+	tcase_add_test(tc, the_whole_key_counts);
+	tcase_add_test(tc, invented_names_do_not_push_real_ones_out);
+	tcase_add_test(tc, the_least_recently_used_goes_first);
+	tcase_add_test(tc, a_forgotten_key_is_asked_again);
+	tcase_add_test(tc, agrees_with_a_model);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
