@@ -60,23 +60,23 @@ need() {
 	install_packages "${names[@]}"
 }
 
+policy=/usr/sbin/policy-rc.d
+policy_saved=$policy.mailferry-saved
+policy_mark='# put here by mailferry while it installs packages'
+
 # A package that brings a service starts it, unless policy-rc.d says no. The
 # machine's own policy, if it has one, is put back whatever happens; the
 # subshell is for the trap.
 install_packages() (
-	policy=/usr/sbin/policy-rc.d
-	saved=$policy.mailferry-saved
-	mark='# put here by mailferry while it installs packages'
-
 	policy_restore
 	if [[ ! -x $policy ]] || "$policy" any start >/dev/null 2>&1; then
 		trap policy_restore EXIT
 		trap 'exit 130' INT
 		trap 'exit 143' TERM HUP
 		if [[ -e $policy || -L $policy ]]; then
-			as_root mv "$policy" "$saved"
+			as_root mv "$policy" "$policy_saved"
 		fi
-		printf '#!/bin/sh\n%s\nexit 101\n' "$mark" |
+		printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" |
 			as_root tee "$policy" >/dev/null
 		as_root chmod 755 "$policy"
 	fi
@@ -89,11 +89,11 @@ install_packages() (
 
 # Also at the beginning: the run before may have been killed.
 policy_restore() {
-	if grep -qsF "$mark" "$policy"; then
+	if grep -qsF "$policy_mark" "$policy"; then
 		as_root rm -f "$policy"
 	fi
-	if [[ -e $saved || -L $saved ]]; then
-		as_root mv "$saved" "$policy"
+	if [[ -e $policy_saved || -L $policy_saved ]]; then
+		as_root mv "$policy_saved" "$policy"
 	fi
 }
 

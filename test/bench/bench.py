@@ -113,6 +113,15 @@ class Site:
              "-m", str(self.args.megabytes * 10**6)], log, False)
         wait_until_ready(self.sink, self.sink_plain, False, log)
 
+    def sink_handshakes(self):
+        """How many the backend has seen, and how many were resumed."""
+        with socket.create_connection((LOCALHOST, self.sink_plain), 5) as s, \
+                s.makefile("rb") as lines:
+            lines.readline()
+            s.sendall(b"X-TLS\r\n")
+            _, handshakes, resumed = lines.readline().split()
+            return int(handshakes), int(resumed)
+
     def sink_stop(self):
         if self.sink is not None:
             stop(self.sink)
@@ -268,11 +277,16 @@ def case_alone(target, args):
 def case_logins(target, args):
     """As many as fit. The short run first fills what the proxy caches."""
     target.load("-n", 2 * args.at_once, "-c", args.at_once)
+    all_before, resumed_before = target.site.sink_handshakes()
     result = target.load("-n", 200000, "-c", args.at_once, "-d", args.seconds)
     target.note(per_second=result["per_second"],
                 cpu_us=result["cpu"] / result["done"] * 1e6,
                 p50_ms=result["login_ms_p50"], p99_ms=result["login_ms_p99"],
                 cipher=result["cipher"])
+    all_after, resumed_after = target.site.sink_handshakes()
+    if target.proxy and all_after > all_before:
+        target.note(resumed=(resumed_after - resumed_before)
+                    / (all_after - all_before))
 
 
 def case_retr(target, args):
@@ -395,7 +409,8 @@ def report(site, targets, versions, skipped, bystanders):
             ("CPU µs/login", "cpu_us", ".0f", True),
             ("p50 ms", "p50_ms", ".1f", False),
             ("p99 ms", "p99_ms", ".1f", False),
-            ("alone p50 ms", "alone_ms", ".2f", True)]))
+            ("alone p50 ms", "alone_ms", ".2f", True),
+            ("backend TLS resumed", "resumed", ".0%", False)]))
         print(rounds_line(targets, "cpu_us"))
     if "memory" in args.cases:
         print("\n## Memory of idle relayed sessions\n")
