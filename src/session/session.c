@@ -161,6 +161,7 @@ session_accept(struct session_env *env, const struct session_arrival *a)
 	struct session *s = session_new(env, a->listener);
 	struct sockaddr_storage local;
 	socklen_t len = sizeof(local);
+	int size = s != NULL ? (int)s->cfg->server.socket_buffer : 0;
 
 	if (s == NULL) {
 		close(a->fd);
@@ -180,6 +181,8 @@ session_accept(struct session_env *env, const struct session_arrival *a)
 	DL_APPEND(env->live, s);
 	env->n_live++;
 	connector_tune(a->fd, s->cfg);
+	if (size > 0)
+		setsockopt(a->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	session_clock_run(s);
 	if (!client_start(s, a->fd))
 		session_close(s, "out of memory");

@@ -9,6 +9,7 @@
 #include "session_priv.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
 #define CLIENT_OUTPUT_MAX (16 * 1024) /* then no further command is taken */
 #define CLIENT_CLOSING_MS 5000 /* for the last reply to leave */
+#define CLIENT_WATCH_S 1 /* how often a waiting client is looked after */
 
 /* What the leg waits for. */
 enum client_state {
@@ -53,6 +55,7 @@ struct client {
 	enum client_state state;
 	int fd; /* before there is a bufferevent, else -1 */
 	struct event *ev; /* PROXY header; afterwards the delay's timer */
+	struct event *watch; /* while it waits for its login; see the callback */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
 	bool eof; /* the client has closed its side */
@@ -88,6 +91,8 @@ static void client_overlong(struct client *c);
 static void client_dispatch(struct client *c, const char *line, size_t len);
 static void client_resume(struct client *c, enum client_state state);
 static void client_pause(struct client *c, enum client_state state);
+static void client_wait(struct client *c);
+static void client_watch_cb(evutil_socket_t fd, short what, void *arg);
 static void client_reply(struct client *c, const char *text);
 static void client_write(struct client *c, const void *data, size_t len);
 static void client_misplaced(struct client *c, const char *text);
@@ -146,6 +151,9 @@ client_start(struct session *s, int fd)
 	s->client = c;
 	c->s = s;
 	c->fd = fd;
+	c->watch = evtimer_new(s->env->base, client_watch_cb, c);
+	if (c->watch == NULL)
+		return false;
 	if (client_wants_proxy(c))
 		return client_proxy_start(c);
 	return client_connect(c);
@@ -496,7 +504,7 @@ client_dispatch(struct client *c, const char *line, size_t len)
 		client_response(c, line, len);
 		return;
 	case CLIENT_CHALLENGE:
-		client_pause(c, CLIENT_LOGIN);
+		client_wait(c);
 		session_challenge_answer(c->s, line, len);
 		return;
 	case CLIENT_PROXY:
@@ -516,6 +524,7 @@ static void
 client_resume(struct client *c, enum client_state state)
 {
 	c->state = state;
+	evtimer_del(c->watch);
 	if (!c->eof)
 		bufferevent_enable(c->bev, EV_READ);
 	bufferevent_trigger(c->bev, EV_READ,
@@ -528,6 +537,35 @@ client_pause(struct client *c, enum client_state state)
 {
 	c->state = state;
 	bufferevent_disable(c->bev, EV_READ);
+}
+
+/* A login is under way. */
+static void
+client_wait(struct client *c)
+{
+	struct timeval tv = {CLIENT_WATCH_S, 0};
+
+	client_pause(c, CLIENT_LOGIN);
+	evtimer_add(c->watch, &tv);
+}
+
+/* Nobody reads the socket now, so nobody would notice a reset; a FIN only says
+ * that no more input comes, and does not end a login. Short logins never get
+ * here. */
+static void
+client_watch_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct client *c = arg;
+	struct tcp_info info = {.tcpi_state = TCP_ESTABLISHED};
+	socklen_t len = sizeof(info);
+	struct timeval tv = {CLIENT_WATCH_S, 0};
+
+	getsockopt(bufferevent_getfd(c->bev), IPPROTO_TCP, TCP_INFO, &info,
+	    &len);
+	if (info.tcpi_state == TCP_CLOSE)
+		session_close(c->s, "client lost");
+	else
+		evtimer_add(c->watch, &tv);
 }
 
 /* Output */
@@ -930,7 +968,7 @@ client_malformed(struct client *c, const char *what)
 	free(c->s->user);
 	c->s->user = NULL;
 	c->s->destination = -1;
-	client_pause(c, CLIENT_LOGIN);
+	client_wait(c);
 	session_login_malformed(c->s, what);
 }
 
@@ -951,7 +989,7 @@ client_plain_done(struct client *c, struct secret *frame)
 	*kept = *frame;
 	frame->data = NULL;
 	frame->len = 0;
-	client_pause(c, CLIENT_LOGIN);
+	client_wait(c);
 	if (plain.authzid_len > 0)
 		session_login(s, plain.authzid, plain.authzid_len);
 	else
@@ -989,7 +1027,7 @@ client_bearer_done(struct client *c, const char *line, size_t len,
 	s->cred.bearer = *frame;
 	frame->data = NULL;
 	frame->len = 0;
-	client_pause(c, CLIENT_LOGIN);
+	client_wait(c);
 	session_login(s, name, name_len);
 	free(name);
 }
@@ -1015,7 +1053,7 @@ client_password(struct client *c, const char *how, const char *password,
 	memcpy(frame->data + name.len + 2, password, len);
 	s->cred.how = how;
 	s->cred.mech = SASL_PLAIN;
-	client_pause(c, CLIENT_LOGIN);
+	client_wait(c);
 	session_login(s, name.data, name.len);
 	secret_clear(&name);
 }
@@ -1127,6 +1165,8 @@ client_free(struct client **cp)
 	*cp = NULL;
 	if (c->ev != NULL)
 		event_free(c->ev);
+	if (c->watch != NULL)
+		event_free(c->watch);
 	if (c->bev != NULL) {
 		if (c->ssl != NULL && SSL_is_init_finished(c->ssl)) {
 			SSL_shutdown(c->ssl);
