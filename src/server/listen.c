@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,8 +15,41 @@
 
 #define LISTEN_BACKLOG 4096
 
+static bool listen_is_free(const struct addr *addr);
 static int listen_ids(const struct config *cfg, uid_t *uid, gid_t *gid,
     struct err *err);
+
+/* Sockets of one address share its connections only among siblings: another
+ * daemon's, under the same user, must not be joined by accident. */
+static bool
+listen_is_free(const struct addr *addr)
+{
+	int on = 1, saved, fd;
+	bool ok;
+
+	fd = socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd == -1)
+		return false;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (addr->u.sa.sa_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+	ok = bind(fd, &addr->u.sa, addr->len) == 0 && listen(fd, 1) == 0;
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return ok;
+}
+
+int
+listen_check(const struct addr *addr, struct err *err)
+{
+	char text[ADDR_TEXT_MAX];
+
+	if (listen_is_free(addr))
+		return 0;
+	return err_set(err, "cannot listen on %s: %s", addr_text(addr, text),
+	    strerror(errno));
+}
 
 int
 listen_open(const struct addr *addr, struct err *err)

@@ -7,6 +7,9 @@
 #include "platform/config.h"
 #include "platform/err.h"
 
+/* Whether nobody else has addr. Before the first listen_open() of it. */
+int listen_check(const struct addr *addr, struct err *err) MUST_CHECK;
+
 /* A non-blocking socket that listens on addr beside its siblings
  * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
 int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;

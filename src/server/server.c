@@ -300,6 +300,8 @@ server_binds(struct server *sv, const struct runtime *rt,
 			const struct addr *addr = &cfg->listener[i].bind[j];
 			bool bound = server_bound(sv, addr);
 
+			if (!bound && listen_check(addr, err) == -1)
+				return -1;
 			for (size_t w = 0; w < sv->n_workers; w++) {
 				struct worker_bind *b = &binds[w * n + row];
 

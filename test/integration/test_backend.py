@@ -13,7 +13,7 @@ from harness.case import Backend, Case, Pop3, certs, context
 from harness.client import (
     BYTES, LINES, TOGETHER, b64, oauthbearer, plain, xoauth2)
 from harness.fake_backend import Gone, says, silent
-from harness.ports import has_ipv6
+from harness.ports import free_port, has_ipv6
 from harness.proc import wait_until
 
 SECRET = "s3cr3t-canary"
@@ -40,6 +40,7 @@ class Leg(Case):
     """Destinations by name, each with a user NAME@example.com."""
 
     over = {}
+    daemon = None
     listeners = {"pop3": {"tls": "implicit", "max_auth_attempts": 100},
                  "between": {"tls": "plain", "xclient_trusted": [TRUSTED]}}
 
@@ -50,7 +51,10 @@ class Leg(Case):
                                           over or cls.over)
 
     def serve_here(self, destinations, over=None, **keys):
-        """A daemon of this test."""
+        """A daemon of this test, in the place of the one before."""
+        if self.daemon in self._own:
+            self.leave()
+            self.daemon.stop()
         mapping = {f"{name}@example.com": name for name in destinations}
         self.daemon = self.mailferry(self.listeners, destinations, mapping,
                                      over, **keys)
@@ -307,7 +311,6 @@ class Kinds(Leg):
         b = self.backend(Pop3(check=remember, greeting="+OK [XCLIENT] x",
                               xclient="+OK"), tls="implicit", address="::1")
         listener = {"tls": "implicit", "bind": None}
-        from harness.ports import free_port
         port = free_port()
         listener["bind"] = [f"[::1]:{port}"]
         self.mailferry({"pop3": listener}, {
@@ -464,7 +467,6 @@ class NoDowngrade(Leg):
             seen.wait_finished()
             self.assertNoCredentials(seen.clear + seen.inside)
         b.errors.clear()
-        self.daemon.stop()
         return b
 
     def test_no_stls(self):
@@ -562,7 +564,7 @@ class Desynchronised(Leg):
 
     def fails(self, script, tls="implicit", timeout="2s", **keys):
         b = self.backend(script, tls=tls)
-        d = self.serve_here({"x": b.destination(**keys)}, over={"server": {
+        self.serve_here({"x": b.destination(**keys)}, over={"server": {
             "backend_timeout": timeout, "backend_auth_timeout": timeout,
             "backend_connect_retries": 0}})
         c, reply = self.log_in("x")
@@ -570,7 +572,6 @@ class Desynchronised(Leg):
         for seen in b.connections:
             seen.wait_finished()
         b.errors.clear()
-        d.stop()
         return b
 
     def test_greetings(self):
@@ -831,7 +832,6 @@ class Replay(Leg):
                         b.connection().login,
                         ("USER", (user, SECRET)) if want == "USER" else
                         ("PLAIN", f"\0{user}\0{SECRET}".encode()))
-                    self.daemon.stop()
 
     def test_capabilities_in_lower_case(self):
         """`AUTH PLAIN` when the backend offers it"""
@@ -943,10 +943,12 @@ class Replay(Leg):
         be locked by it."""
         def dies(c):
             c.send("+OK ready")
-            c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN XOAUTH2 OAUTHBEARER\r\n.\r\n")
-            c.expect("AUTH")
-            c.close()
+            line = c.line()
+            if line == "CAPA":  # not needed for a bearer login
+                c.raw(b"+OK\r\nSASL PLAIN XOAUTH2\r\n.\r\n")
+                line = c.line()
+            if line.startswith("AUTH"):
+                c.close()
         for mech in ("USER", "XOAUTH2"):
             with self.subTest(mech=mech):
                 b = self.serve_script(dies)
@@ -1046,7 +1048,6 @@ class Challenges(Leg):
                     self.assertEqual(c.cmd(dummy), AUTH_ERR[:-1] + " here.")
                     self.assertEqual(b.connection().dummy, dummy)
                     self.assertReply(c.cmd("NOOP"), "+OK")
-                    self.daemon.stop()
 
     def test_cancelled(self):
         """its answer back"""

@@ -102,15 +102,6 @@ class Options(Case):
         self.assertEqual(done.returncode, EX_CONFIG)
         self.assertIn(b"MF_TEST_WORD", done.stderr)
 
-    def test_address_in_use(self):
-        """validated in full before anything is bound"""
-        d = self.good()
-        d.start()
-        done = run([binary(), "-c", d.path], timeout=10)
-        self.assertNotEqual(done.returncode, 0)
-        self.assertIn(str(d.port).encode(), done.stderr + done.stdout
-                      + d.output().encode())
-
 
 class Problems(Case):
     """exit status 78 (`EX_CONFIG`)"""
@@ -246,12 +237,6 @@ class Problems(Case):
         self.bad("routing.default_destination", "y", "")
         self.bad(x + ".protocol.pop3.tls", "plain", "allow_plaintext_auth",
                  place=x + ".protocol.pop3.tls")
-        self.bad(x + ".tls_server_name", None, "address",
-                 place=x + ".tls_server_name") \
-            if False else None
-        self.bad("listener.pop3.proxy_protocol", "required", "",
-                 place="listener.pop3.proxy_trusted") \
-            if False else None
         self.bad("capabilities.pop3.sasl", ["PLAIN", "plain2"], "")
         self.bad("capabilities.pop3.sasl", ["PLAIN", "PLAIN"], "")
         for banner in ("a\r\nb", "a\nb", "a\0b", "<a@b>", "x" * 513):

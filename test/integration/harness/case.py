@@ -135,6 +135,11 @@ class Case(unittest.TestCase):
         self.addCleanup(c.close)
         return c
 
+    def leave(self):
+        """Closes all clients of this test."""
+        for c in self._clients:
+            c.close()
+
     # Assertions
 
     def assertReply(self, reply, start):

@@ -327,8 +327,8 @@ class Client:
         return "\n".join(self.transcript)
 
     def _note(self, who, data):
-        if len(self.transcript) > 2000:
+        if len(self.transcript) > 500:
             return
-        text = data if len(data) < 400 else data[:400] + b"..."
+        text = data if len(data) <= 200 else data[:200] + b"..."
         shown = text.decode("latin-1").encode("unicode_escape").decode("ascii")
         self.transcript.append(f"{who}: {shown}")

@@ -214,9 +214,11 @@ class Connection:
                                  + "\n".join(self.story))
 
     def _note(self, who, data):
-        if len(self.story) > 500:
+        if len(self.story) > 200:
             return
-        text = bytes(data[:300]) + (b"..." if len(data) > 300 else b"")
+        cap = 300 if len(data) <= 600 else 40  # bulk says nothing
+        text = bytes(data[:cap]) + (
+            b"... (%d octets)" % len(data) if len(data) > cap else b"")
         shown = text.decode("latin-1").encode("unicode_escape").decode("ascii")
         leg = "tls" if self.tls else "clear"
         self.story.append(f"[{self.number} {leg}] {who}: {shown}")
