@@ -35,7 +35,7 @@ def merge(base, over):
 def defaults(certs):
     return {
         "server": {
-            "threads": 2,
+            "threads": int(os.environ.get("MAILFERRY_TEST_THREADS", "2")),
             "hostname": "mail.example.com",
             "shutdown_grace": "2s",
             "backend_timeout": "5s",
