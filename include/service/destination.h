@@ -1,5 +1,6 @@
 /* destination.h: what the workers share about one backend: how many
- * connections it has, and what it has been seen to understand. */
+ * connections it has, whether it is well, and what it has been seen to
+ * understand. Time is an argument (clock_ms()). */
 
 #ifndef SERVICE_DESTINATION_H
 #define SERVICE_DESTINATION_H
@@ -16,13 +17,43 @@ struct destination *destination_new(const struct config_destination *cfg);
 struct destination *destination_ref(struct destination *d);
 void destination_unref(struct destination **d);
 
+enum destination_entry {
+	DESTINATION_ENTERED,
+	DESTINATION_PROBE, /* entered, as the one that finds out */
+	DESTINATION_DOWN, /* it is down: a quick answer */
+	DESTINATION_FULL /* max_connecting, max_sessions, or recovering */
+};
+
 /* A connection that is not logged in yet takes a place among max_connecting
- * and max_sessions; false: there is none. It is given back by _gone(), and
- * logged_in moves it from the former to the latter. */
-bool destination_enter(struct destination *d,
-    const struct config_destination *cfg) MUST_CHECK;
+ * and max_sessions. A destination that is down lets nobody in until its
+ * cooldown is over, and then one connection, the probe. One that has just come
+ * back lets in few at a time, twice as many after each success, so that those
+ * who waited do not stampede it. */
+enum destination_entry destination_enter(struct destination *d,
+    const struct config_destination *cfg, uint64_t now) MUST_CHECK;
+/* Moves its place from the connecting ones to the sessions alone. */
 void destination_logged_in(struct destination *d);
-void destination_leave(struct destination *d, bool logged_in);
+/* Gives the place back. probe: what destination_enter() said; a probe that
+ * goes without a verdict leaves the next one to find out. */
+void destination_leave(struct destination *d, bool logged_in, bool probe);
+
+/* The circuit breaker's rules, from config.server. */
+struct destination_health {
+	unsigned threshold; /* consecutive failures; 0 = never down */
+	unsigned min_clients; /* of failures after the connect; 0 = any */
+	uint64_t cooldown; /* ms */
+};
+
+/* A connection could have taken a login: it is well. True: it was down. */
+bool destination_worked(struct destination *d);
+/* It could not. host: the fault was before or in the connect, and so the
+ * host's; otherwise it may be this client's doing (a backend that bans a
+ * forwarded address hangs up), and counts only with others'. client: a keyed
+ * hash of its address. True: that was the one that marks it down. */
+bool destination_failed(struct destination *d,
+    const struct destination_health *rules, uint64_t now, bool host,
+    uint64_t client);
+bool destination_is_down(struct destination *d);
 
 /* What a login found out about the backend, as bits of the login code's own.
  * Kept DESTINATION_LEARNT_MS; now: clock_ms(). */

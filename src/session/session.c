@@ -26,6 +26,7 @@
 #include "proto/jwt.h"
 #include "service/connector.h"
 #include "service/destination.h"
+#include "service/limits.h"
 #include "service/route.h"
 #include "service/runtime.h"
 #include "session/linger.h"
@@ -38,31 +39,43 @@ static const struct {
 	bool counts; /* as one of max_auth_attempts; delayed */
 	bool retry; /* another connection may help */
 	bool temporary; /* [SYS/TEMP], and no word of passwords */
-	const char *text;
+	enum session_blame blame;
+	const char *text; /* NULL: SESSION_TRY_AGAIN */
 } session_failures[] = {
-    [FAIL_SYNTAX] = {"malformed", LOG_INFO, true, false, false,
+    [FAIL_SYNTAX] = {"malformed", LOG_INFO, true, false, false, BLAME_NOBODY,
 	"The authentication exchange is malformed."},
     [FAIL_IDENTIFIER] = {"identifier", LOG_INFO, true, false, false,
-	"This user name cannot be used."},
+	BLAME_NOBODY, "This user name cannot be used."},
     [FAIL_UNREPLAYABLE] = {"unreplayable", LOG_INFO, true, false, false,
-	"These credentials cannot be used here."},
-    [FAIL_REJECTED] = {"rejected", LOG_INFO, true, false, false,
+	BLAME_NOBODY, "These credentials cannot be used here."},
+    [FAIL_REJECTED] = {"rejected", LOG_INFO, true, false, false, BLAME_NOBODY,
 	"Authentication failed."},
-    [FAIL_BUSY] = {"busy", LOG_INFO, false, false, true, NULL},
-    [FAIL_STORE] = {"store", LOG_ERR, false, false, true, NULL},
-    [FAIL_LOOP] = {"loop", LOG_ERR, false, false, true,
+    /* Must look like the former. */
+    [FAIL_THROTTLED] = {"throttled", LOG_INFO, true, false, false,
+	BLAME_NOBODY, "Authentication failed."},
+    [FAIL_BUSY] = {"busy", LOG_INFO, false, false, true, BLAME_NOBODY, NULL},
+    [FAIL_STORE] = {"store", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
+    [FAIL_LOOP] = {"loop", LOG_ERR, false, false, true, BLAME_NOBODY,
 	"The mail server cannot be reached: the route leads in a circle."},
-    [FAIL_FULL] = {"full", LOG_WARNING, false, false, true,
+    [FAIL_DOWN] = {"down", LOG_WARNING, false, false, true, BLAME_NOBODY,
+	NULL},
+    [FAIL_FULL] = {"full", LOG_WARNING, false, false, true, BLAME_NOBODY,
 	"The mail server is busy; please try again in a moment."},
-    [FAIL_LOCAL] = {"local", LOG_ERR, false, false, true, NULL},
-    [FAIL_RESOLVE] = {"resolve", LOG_ERR, false, true, true, NULL},
-    [FAIL_CONNECT] = {"connect", LOG_ERR, false, true, true, NULL},
-    [FAIL_TLS] = {"tls", LOG_ERR, false, false, true, NULL},
-    [FAIL_CLOSED] = {"closed", LOG_ERR, false, true, true, NULL},
-    [FAIL_PROTOCOL] = {"protocol", LOG_ERR, false, false, true, NULL},
-    [FAIL_FORWARDING] = {"forwarding", LOG_ERR, false, false, true, NULL},
-    [FAIL_TIMEOUT] = {"timeout", LOG_ERR, false, false, true, NULL},
-    [FAIL_UNANSWERED] = {"unanswered", LOG_ERR, false, false, true, NULL},
+    [FAIL_LOCAL] = {"local", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
+    [FAIL_RESOLVE] = {"resolve", LOG_ERR, false, true, true, BLAME_HOST, NULL},
+    [FAIL_CONNECT] = {"connect", LOG_ERR, false, true, true, BLAME_HOST, NULL},
+    [FAIL_TLS] = {"tls", LOG_ERR, false, false, true, BLAME_CLIENT, NULL},
+    [FAIL_CLOSED] = {"closed", LOG_ERR, false, true, true, BLAME_CLIENT, NULL},
+    [FAIL_PROTOCOL] = {"protocol", LOG_ERR, false, false, true, BLAME_CLIENT,
+	NULL},
+    [FAIL_FORWARDING] = {"forwarding", LOG_ERR, false, false, true,
+	BLAME_NOBODY, NULL},
+    [FAIL_TIMEOUT] = {"timeout", LOG_ERR, false, false, true, BLAME_CLIENT,
+	NULL},
+    [FAIL_NO_CONNECT] = {"timeout", LOG_ERR, false, false, true, BLAME_HOST,
+	NULL},
+    [FAIL_UNANSWERED] = {"unanswered", LOG_ERR, false, false, true,
+	BLAME_NOBODY, NULL},
 };
 _Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
 
@@ -72,6 +85,7 @@ _Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
 	"later."
 
 static struct session *session_new(struct session_env *env, size_t listener);
+static void session_uncount(struct session *s);
 static void session_id_make(char id[XCLIENT_SESSION_MAX + 1]);
 static void session_deadline_cb(evutil_socket_t fd, short what, void *arg);
 static void session_clock_run(struct session *s);
@@ -189,6 +203,34 @@ session_accept(struct session_env *env, const struct session_arrival *a)
 }
 
 void
+session_count(struct session *s)
+{
+	struct log_line l;
+
+	session_uncount(s);
+	if (limits_enter(&s->cfg->limits, &s->client_addr)) {
+		s->counted = s->client_addr;
+		return;
+	}
+	session_log(&l, LOG_WARNING, s, "connection refused");
+	log_cstr(&l, "listener", s->listener->name);
+	log_cstr(&l, "reason", "max_connections_per_ip");
+	log_end(&l);
+	s->refusal = "Too many connections from your address; please try "
+		     "again later.";
+	if (s->clock_left > SESSION_REFUSAL_MS)
+		s->clock_left = SESSION_REFUSAL_MS;
+}
+
+static void
+session_uncount(struct session *s)
+{
+	if (s->counted.len != 0)
+		limits_leave(&s->cfg->limits, &s->counted);
+	s->counted.len = 0;
+}
+
+void
 session_deadline(struct session *s, uint64_t ms)
 {
 	struct timeval tv = {(time_t)(ms / 1000),
@@ -247,10 +289,16 @@ session_login(struct session *s, const char *name, size_t len)
 	free(s->user);
 	s->user = NULL;
 	s->destination = -1;
+	s->backend_tls = s->backend_cipher = NULL;
 	memset(&s->backend_addr, 0, sizeof(s->backend_addr));
 	if (!session_identify(s, name, len, key))
 		return;
 	secret_clear(&s->cred.bearer);
+	if (limits_throttled(&s->cfg->limits, &s->client_addr, clock_ms())) {
+		session_failed(s, FAIL_THROTTLED,
+		    "too many refused logins from this address");
+		return;
+	}
 	if (s->ttl == 1) {
 		session_failed(s, FAIL_LOOP, "the hop budget is used up");
 		return;
@@ -377,6 +425,9 @@ session_over(struct session *s, enum failure why, const char *reason,
 	if (session_failures[why].counts) {
 		if (spent < s->cfg->server.auth_failure_delay)
 			delay = s->cfg->server.auth_failure_delay - spent;
+		if (why != FAIL_THROTTLED)
+			limits_refused(&s->cfg->limits, &s->client_addr,
+			    clock_ms());
 		if (++s->attempts >= s->listener->max_auth_attempts)
 			end = "too many refused logins";
 	}
@@ -412,13 +463,8 @@ session_accepted(struct session *s, const char *line, size_t len)
 
 	session_credentials_clear(s);
 	s->phase = SESSION_RELAY;
-	s->backend_tls = s->backend_cipher = NULL;
 	spec.backend = backend_release(s->backend, &spec.backend_ssl);
 	spec.client = client_release(s->client, line, len, &spec.client_ssl);
-	if (spec.backend_ssl != NULL) {
-		s->backend_tls = SSL_get_version(spec.backend_ssl);
-		s->backend_cipher = SSL_get_cipher_name(spec.backend_ssl);
-	}
 	s->relay = relay_start(&spec);
 	if (s->relay == NULL) {
 		bufferevent_free(spec.backend);
@@ -458,6 +504,12 @@ bool
 session_failure_retry(enum failure why)
 {
 	return session_failures[why].retry;
+}
+
+enum session_blame
+session_failure_blame(enum failure why)
+{
+	return session_failures[why].blame;
 }
 
 const char *
@@ -511,13 +563,14 @@ session_free(struct session *s)
 	backend_free(&s->backend);
 	client_free(&s->client);
 	if (s->shared != NULL) {
-		destination_leave(s->shared, true);
+		destination_leave(s->shared, true, false);
 		destination_unref(&s->shared);
 	}
 	if (s->deadline != NULL)
 		event_free(s->deadline);
 	session_credentials_clear(s);
 	free(s->user);
+	session_uncount(s);
 	s->gone(s->gone_arg);
 	runtime_slice_unref(&s->slice);
 	free(s);
@@ -599,8 +652,12 @@ session_log_end(struct session *s)
 	log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
 	log_cstr(&l, "client_tls",
 	    s->client_tls != NULL ? s->client_tls : "none");
+	if (s->client_cipher != NULL)
+		log_cstr(&l, "client_cipher", s->client_cipher);
 	log_cstr(&l, "backend_tls",
 	    s->backend_tls != NULL ? s->backend_tls : "none");
+	if (s->backend_cipher != NULL)
+		log_cstr(&l, "backend_cipher", s->backend_cipher);
 	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
 	log_uint(&l, "bytes_to_backend", s->to_backend);
 	log_uint(&l, "bytes_to_client", s->to_client);

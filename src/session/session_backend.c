@@ -22,6 +22,7 @@
 #include <openssl/err.h>
 
 #include "platform/clock.h"
+#include "platform/hash.h"
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
@@ -89,6 +90,7 @@ struct backend {
 	const struct config_endpoint *endpoint;
 	struct destination *shared;
 	bool entered; /* counted in shared */
+	bool probe; /* the one that finds out whether it is up again */
 	enum backend_state state;
 	struct connector *connector;
 	struct event *retry;
@@ -119,6 +121,7 @@ static void backend_reset(struct backend *b);
 static void backend_retry_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_fail(struct backend *b, enum failure why,
     const char *reason);
+static void backend_blame(struct backend *b, enum failure why);
 static void backend_event_cb(struct bufferevent *bev, short what, void *arg);
 static void backend_read_cb(struct bufferevent *bev, void *arg);
 static size_t backend_line_max(const struct backend *b);
@@ -175,12 +178,22 @@ backend_start(struct session *s)
 	b->retry = evtimer_new(s->env->base, backend_retry_cb, b);
 	if (b->retry == NULL)
 		return false;
-	if (!destination_enter(b->shared, b->dest)) {
+	switch (destination_enter(b->shared, b->dest, clock_ms())) {
+	case DESTINATION_PROBE:
+		b->probe = true;
+		b->retries = 0;
+		/* fallthrough */
+	case DESTINATION_ENTERED:
+		b->entered = true;
+		backend_connect(b);
+		return true;
+	case DESTINATION_DOWN:
+		backend_fail(b, FAIL_DOWN, "the destination is down");
+		return true;
+	case DESTINATION_FULL:
 		backend_fail(b, FAIL_FULL, "no connection is free");
 		return true;
 	}
-	b->entered = true;
-	backend_connect(b);
 	return true;
 }
 
@@ -316,6 +329,8 @@ backend_handshaken(struct backend *b)
 {
 	struct err err;
 
+	b->s->backend_tls = SSL_get_version(b->ssl);
+	b->s->backend_cipher = SSL_get_cipher_name(b->ssl);
 	if (!tls_client_verified(b->s->slice->tls_client[b->s->destination],
 		b->ssl, &err))
 		backend_fail(b, FAIL_TLS, err.text);
@@ -374,7 +389,7 @@ backend_free(struct backend **bp)
 	if (b->retry != NULL)
 		event_free(b->retry);
 	if (b->entered)
-		destination_leave(b->shared, false);
+		destination_leave(b->shared, false, b->probe);
 	destination_unref(&b->shared);
 	free(b);
 }
@@ -395,6 +410,7 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 	struct log_line l;
 	char text[320];
 
+	backend_blame(b, why);
 	if (session_failure_retry(why) && b->retries > 0 &&
 	    !b->credentials_out) {
 		session_log(&l, LOG_INFO, s, "trying the backend again");
@@ -420,7 +436,32 @@ backend_timeout(struct backend *b)
 		backend_fail(b, FAIL_UNANSWERED,
 		    "no answer to the login in time");
 	else
-		backend_fail(b, FAIL_TIMEOUT, "not ready in time");
+		backend_fail(b, b->state == BACKEND_CONNECT ?
+			FAIL_NO_CONNECT : FAIL_TIMEOUT, "not ready in time");
+}
+
+/* Tells the breaker. */
+static void
+backend_blame(struct backend *b, enum failure why)
+{
+	const struct config_server *cfg = &b->s->cfg->server;
+	const struct destination_health rules = {cfg->host_down_threshold,
+	    cfg->host_down_min_clients, cfg->host_down_cooldown};
+	enum session_blame blame = session_failure_blame(why);
+	char ip[ADDR_TEXT_MAX];
+	struct log_line l;
+
+	if (blame == BLAME_NOBODY)
+		return;
+	addr_ip(&b->s->client_addr, ip);
+	if (!destination_failed(b->shared, &rules, clock_ms(),
+		blame == BLAME_HOST, hash_keyed(ip, strlen(ip))))
+		return;
+	session_log(&l, LOG_ERR, b->s, "destination is down");
+	log_cstr(&l, "destination", b->dest->name);
+	log_uint(&l, "cooldown_ms", cfg->host_down_cooldown);
+	log_cstr(&l, "failure", session_failure_name(why));
+	log_end(&l);
 }
 
 static void
@@ -845,11 +886,19 @@ static void
 backend_login(struct backend *b)
 {
 	struct session *s = b->s;
+	struct log_line l;
 	struct err err;
 
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
 		return;
+	}
+	/* It could take a login now: it is well, whatever it will answer. */
+	b->probe = false;
+	if (destination_worked(b->shared)) {
+		session_log(&l, LOG_WARNING, s, "destination is up again");
+		log_cstr(&l, "destination", b->dest->name);
+		log_end(&l);
 	}
 	session_deadline(s, s->cfg->server.backend_auth_timeout);
 	if (backend_is_password(b))

@@ -80,6 +80,7 @@ static bool client_plain(struct client *c);
 static bool client_tls(struct client *c);
 static void client_handshaken(struct client *c);
 static void client_greet(struct client *c);
+static void client_refuse(struct client *c);
 static void client_read_cb(struct bufferevent *bev, void *arg);
 static void client_write_cb(struct bufferevent *bev, void *arg);
 static void client_event_cb(struct bufferevent *bev, short what, void *arg);
@@ -255,6 +256,9 @@ client_proxy_adopt(struct client *c, const struct proxy_header *h)
 static bool
 client_connect(struct client *c)
 {
+	/* A proxy in front says whose connection this is by XCLIENT later. */
+	if (!client_trusts_xclient(c))
+		session_count(c->s);
 	if (c->s->listener->tls == TLS_IMPLICIT)
 		return client_tls(c);
 	if (!client_plain(c))
@@ -320,12 +324,8 @@ client_handshaken(struct client *c)
 static void
 client_greet(struct client *c)
 {
-	char line[POP3_LINE_MAX];
-
 	if (c->s->refusal != NULL) {
-		snprintf(line, sizeof(line), "-ERR [SYS/TEMP] %s",
-		    c->s->refusal);
-		client_end(c, line, "refused at the door");
+		client_refuse(c);
 		return;
 	}
 	client_write(c, "+OK ", 4);
@@ -333,6 +333,15 @@ client_greet(struct client *c)
 		client_write(c, "[XCLIENT] ", 10);
 	client_reply(c, c->s->cfg->pop3.banner);
 	client_resume(c, CLIENT_COMMAND);
+}
+
+static void
+client_refuse(struct client *c)
+{
+	char line[POP3_LINE_MAX];
+
+	snprintf(line, sizeof(line), "-ERR [SYS/TEMP] %s", c->s->refusal);
+	client_end(c, line, "refused at the door");
 }
 
 /* Input: lines out of the buffer */
@@ -835,7 +844,11 @@ client_xclient(struct client *c, const struct pop3_command *cmd)
 		s->forwarded_tls = x.transport == XCLIENT_TRANSPORT_TLS;
 	if (x.dest_name[0] != '\0')
 		memcpy(s->server_name, x.dest_name, sizeof(s->server_name));
-	client_reply(c, "+OK Updated");
+	session_count(s);
+	if (s->refusal != NULL)
+		client_refuse(c);
+	else
+		client_reply(c, "+OK Updated");
 }
 
 static void

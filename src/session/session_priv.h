@@ -51,6 +51,8 @@ enum failure {
 	FAIL_BUSY, /* it says not now: [IN-USE], [LOGIN-DELAY], [SYS/..] */
 	FAIL_STORE, /* the mapping store could not say */
 	FAIL_LOOP, /* we would be talking to ourselves */
+	FAIL_DOWN, /* the destination is known to be down */
+	FAIL_THROTTLED, /* too many refused logins from this address */
 	FAIL_FULL, /* the destination has all the connections it may have */
 	FAIL_LOCAL, /* our own shortage: descriptors, memory, addresses */
 	FAIL_RESOLVE, /* the backend's name does not resolve */
@@ -59,7 +61,8 @@ enum failure {
 	FAIL_CLOSED, /* it closed before it had the credentials */
 	FAIL_PROTOCOL, /* it does not speak as it must */
 	FAIL_FORWARDING, /* it refused to hear who the client is */
-	FAIL_TIMEOUT, /* backend_timeout is over */
+	FAIL_TIMEOUT, /* backend_timeout is over, with a connection */
+	FAIL_NO_CONNECT, /* ... without one */
 	FAIL_UNANSWERED, /* it had the credentials and never answered */
 	FAILURES
 };
@@ -97,6 +100,7 @@ struct session {
 
 	struct credentials cred;
 	char *user; /* as routed, for logs; NULL: none yet */
+	struct addr counted; /* the address whose connection this is, if any */
 	struct addr peer; /* the socket's other end */
 	struct addr client_addr, local_addr; /* adopted, or the socket's */
 	char id[XCLIENT_SESSION_MAX + 1];
@@ -137,7 +141,18 @@ void session_challenge(struct session *s, const char *text, size_t len);
 void session_challenge_answer(struct session *s, const char *line, size_t len);
 
 bool session_failure_retry(enum failure why);
+/* What a failure says of the backend's health. */
+enum session_blame {
+	BLAME_NOBODY,
+	BLAME_HOST, /* it is the host's, whoever the client is */
+	BLAME_CLIENT /* it may be this client's doing */
+};
+enum session_blame session_failure_blame(enum failure why);
 const char *session_failure_name(enum failure why);
+
+/* Counts the session under its client's address, now that this is known; too
+ * many: s->refusal is set. */
+void session_count(struct session *s);
 
 /* Milliseconds from now; 0 takes the deadline away. */
 void session_deadline(struct session *s, uint64_t ms);

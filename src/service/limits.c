@@ -1,0 +1,240 @@
+/* limits.c: what one client address may have.
+ *
+ * Refused logins are counted in two halves of a window that slides by halves:
+ * never less than half a window, never more than a whole one. */
+
+#include "service/limits.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "platform/hash.h"
+
+#define HASH_FUNCTION(key, len, hashv)                                         \
+	((hashv) = (unsigned)(hash_keyed((key), (len)) >> 32))
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+
+#define LIMITS_SHARDS 16
+#define LIMITS_SHARD_MAX 8192 /* addresses; about 1 MiB a shard */
+
+struct limits_key {
+	uint8_t bytes[8]; /* IPv4: four; IPv6: its /64 */
+	uint8_t family; /* 4 or 6 */
+};
+
+struct limits_entry {
+	UT_hash_handle hh;
+	struct limits_entry *next, *prev; /* by last use, oldest first */
+	struct limits_key key;
+	unsigned connections;
+	unsigned refused[2]; /* this half window, and the one before */
+	uint64_t half; /* number of the current half window */
+};
+
+static struct limits_shard {
+	pthread_mutex_t lock;
+	struct limits_entry *table, *used;
+} limits_shard[LIMITS_SHARDS] = {
+    [0 ... LIMITS_SHARDS - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER},
+};
+
+static bool limits_applies(const struct config_limits *rules,
+    const struct addr *a, unsigned limit, struct limits_key *key);
+static struct limits_shard *limits_lock(const struct limits_key *key);
+static struct limits_entry *limits_find(struct limits_shard *sh,
+    const struct limits_key *key, bool add);
+static void limits_make_room(struct limits_shard *sh);
+static void limits_drop(struct limits_shard *sh, struct limits_entry *e);
+static void limits_slide(struct limits_entry *e,
+    const struct config_limits *rules, uint64_t now);
+
+static bool
+limits_applies(const struct config_limits *rules, const struct addr *a,
+    unsigned limit, struct limits_key *key)
+{
+	if (limit == 0 || a->len == 0 ||
+	    cidr_match_any(rules->exempt, rules->n_exempt, a))
+		return false;
+	memset(key, 0, sizeof(*key));
+	if (a->u.sa.sa_family == AF_INET) {
+		key->family = 4;
+		memcpy(key->bytes, &a->u.in.sin_addr, 4);
+	} else {
+		key->family = 6;
+		memcpy(key->bytes, &a->u.in6.sin6_addr, 8);
+	}
+	return true;
+}
+
+static struct limits_shard *
+limits_lock(const struct limits_key *key)
+{
+	struct limits_shard *sh =
+	    &limits_shard[hash_keyed(key, sizeof(*key)) % LIMITS_SHARDS];
+
+	pthread_mutex_lock(&sh->lock);
+	return sh;
+}
+
+/* NULL: not there, and not to be added or no memory. */
+static struct limits_entry *
+limits_find(struct limits_shard *sh, const struct limits_key *key, bool add)
+{
+	struct limits_entry *e;
+
+	HASH_FIND(hh, sh->table, key, sizeof(*key), e);
+	if (e != NULL) {
+		DL_DELETE(sh->used, e);
+		DL_APPEND(sh->used, e);
+	}
+	if (e != NULL || !add)
+		return e;
+	limits_make_room(sh);
+	e = calloc(1, sizeof(*e));
+	if (e == NULL)
+		return NULL;
+	e->key = *key;
+	HASH_ADD(hh, sh->table, key, sizeof(e->key), e);
+	if (e->hh.tbl == NULL) {
+		free(e);
+		return NULL;
+	}
+	DL_APPEND(sh->used, e);
+	return e;
+}
+
+/* Addresses with a connection stay: their number is bounded elsewhere. */
+static void
+limits_make_room(struct limits_shard *sh)
+{
+	struct limits_entry *e, *tmp;
+
+	if (HASH_COUNT(sh->table) < LIMITS_SHARD_MAX)
+		return;
+	DL_FOREACH_SAFE(sh->used, e, tmp) {
+		if (e->connections == 0) {
+			limits_drop(sh, e);
+			return;
+		}
+	}
+}
+
+static void
+limits_drop(struct limits_shard *sh, struct limits_entry *e)
+{
+	DL_DELETE(sh->used, e);
+	HASH_DEL(sh->table, e);
+	free(e);
+}
+
+bool
+limits_enter(const struct config_limits *rules, const struct addr *a)
+{
+	struct limits_key key;
+	struct limits_shard *sh;
+	struct limits_entry *e;
+	bool ok = true;
+
+	if (!limits_applies(rules, a, rules->max_connections_per_ip, &key))
+		return true;
+	sh = limits_lock(&key);
+	e = limits_find(sh, &key, true);
+	if (e != NULL && e->connections >= rules->max_connections_per_ip)
+		ok = false;
+	else if (e != NULL)
+		e->connections++;
+	pthread_mutex_unlock(&sh->lock);
+	return ok;
+}
+
+void
+limits_leave(const struct config_limits *rules, const struct addr *a)
+{
+	struct limits_key key;
+	struct limits_shard *sh;
+	struct limits_entry *e;
+
+	if (!limits_applies(rules, a, rules->max_connections_per_ip, &key))
+		return;
+	sh = limits_lock(&key);
+	e = limits_find(sh, &key, false);
+	if (e != NULL && e->connections > 0) {
+		e->connections--;
+		if (e->connections == 0 && e->refused[0] == 0 &&
+		    e->refused[1] == 0)
+			limits_drop(sh, e);
+	}
+	pthread_mutex_unlock(&sh->lock);
+}
+
+static void
+limits_slide(struct limits_entry *e, const struct config_limits *rules,
+    uint64_t now)
+{
+	uint64_t length = rules->auth_failure_window / 2;
+	uint64_t half = now / (length > 0 ? length : 1);
+
+	if (half == e->half)
+		return;
+	e->refused[1] = half == e->half + 1 ? e->refused[0] : 0;
+	e->refused[0] = 0;
+	e->half = half;
+}
+
+void
+limits_refused(const struct config_limits *rules, const struct addr *a,
+    uint64_t now)
+{
+	struct limits_key key;
+	struct limits_shard *sh;
+	struct limits_entry *e;
+
+	if (!limits_applies(rules, a, rules->auth_failures_per_ip, &key))
+		return;
+	sh = limits_lock(&key);
+	e = limits_find(sh, &key, true);
+	if (e != NULL) {
+		limits_slide(e, rules, now);
+		e->refused[0]++;
+	}
+	pthread_mutex_unlock(&sh->lock);
+}
+
+bool
+limits_throttled(const struct config_limits *rules, const struct addr *a,
+    uint64_t now)
+{
+	struct limits_key key;
+	struct limits_shard *sh;
+	struct limits_entry *e;
+	bool over = false;
+
+	if (!limits_applies(rules, a, rules->auth_failures_per_ip, &key))
+		return false;
+	sh = limits_lock(&key);
+	e = limits_find(sh, &key, false);
+	if (e != NULL) {
+		limits_slide(e, rules, now);
+		over = e->refused[0] + e->refused[1] >=
+		    rules->auth_failures_per_ip;
+	}
+	pthread_mutex_unlock(&sh->lock);
+	return over;
+}
+
+void
+limits_clear(void)
+{
+	for (size_t i = 0; i < LIMITS_SHARDS; i++) {
+		struct limits_shard *sh = &limits_shard[i];
+		struct limits_entry *e, *tmp;
+
+		pthread_mutex_lock(&sh->lock);
+		DL_FOREACH_SAFE(sh->used, e, tmp)
+			limits_drop(sh, e);
+		pthread_mutex_unlock(&sh->lock);
+	}
+}

@@ -1,0 +1,137 @@
+/* test_limits.c: what one client address may have. */
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "platform/hash.h"
+#include "platform/util.h"
+#include "service/limits.h"
+
+#define WINDOW 1000
+
+static struct cidr exempt[1];
+static struct config_limits rules;
+
+static struct addr
+ip(const char *text)
+{
+	struct addr a;
+
+	ck_assert(addr_parse_ip(text, &a));
+	return a;
+}
+
+static void
+setup(void)
+{
+	hash_init();
+	limits_clear();
+	ck_assert(cidr_parse("198.51.100.0/24", &exempt[0]));
+	rules = (struct config_limits){
+	    .max_connections_per_ip = 2,
+	    .auth_failures_per_ip = 3,
+	    .auth_failure_window = WINDOW,
+	    .exempt = exempt,
+	    .n_exempt = 1,
+	};
+}
+
+START_TEST(connections_are_counted_and_given_back)
+{
+	struct addr a = ip("192.0.2.1"), b = ip("192.0.2.2");
+
+	ck_assert(limits_enter(&rules, &a));
+	ck_assert(limits_enter(&rules, &a));
+	ck_assert(!limits_enter(&rules, &a));
+	ck_assert(limits_enter(&rules, &b));
+	limits_leave(&rules, &a);
+	ck_assert(limits_enter(&rules, &a));
+	ck_assert(!limits_enter(&rules, &a));
+}
+END_TEST
+
+START_TEST(an_ipv6_client_is_its_64)
+{
+	struct addr a = ip("2001:db8:0:1::1"), b = ip("2001:db8:0:1:ffff::2"),
+		    c = ip("2001:db8:0:2::1");
+
+	ck_assert(limits_enter(&rules, &a));
+	ck_assert(limits_enter(&rules, &b));
+	ck_assert(!limits_enter(&rules, &a));
+	ck_assert(limits_enter(&rules, &c));
+}
+END_TEST
+
+START_TEST(the_exempt_and_the_unlimited_are_not_counted)
+{
+	struct addr a = ip("198.51.100.7"), b = ip("192.0.2.1");
+
+	for (int i = 0; i < 100; i++)
+		ck_assert(limits_enter(&rules, &a));
+	for (int i = 0; i < 100; i++)
+		limits_refused(&rules, &a, 5);
+	ck_assert(!limits_throttled(&rules, &a, 5));
+	rules.max_connections_per_ip = rules.auth_failures_per_ip = 0;
+	for (int i = 0; i < 100; i++) {
+		ck_assert(limits_enter(&rules, &b));
+		limits_refused(&rules, &b, 5);
+	}
+	ck_assert(!limits_throttled(&rules, &b, 5));
+}
+END_TEST
+
+START_TEST(refusals_throttle_for_a_window)
+{
+	struct addr a = ip("192.0.2.1"), b = ip("192.0.2.2");
+
+	limits_refused(&rules, &a, 10000);
+	limits_refused(&rules, &a, 10001);
+	ck_assert(!limits_throttled(&rules, &a, 10002));
+	limits_refused(&rules, &a, 10002);
+	ck_assert(limits_throttled(&rules, &a, 10003));
+	ck_assert(limits_throttled(&rules, &a, 10000 + WINDOW / 2));
+	ck_assert(!limits_throttled(&rules, &a, 10000 + WINDOW));
+	ck_assert(!limits_throttled(&rules, &b, 10003));
+}
+END_TEST
+
+START_TEST(a_million_addresses_fit_a_bounded_table)
+{
+	char text[ADDR_TEXT_MAX];
+	struct addr held = ip("203.0.113.1"), a;
+
+	ck_assert(limits_enter(&rules, &held));
+	ck_assert(limits_enter(&rules, &held));
+	for (int i = 0; i < 1000000; i++) {
+		snprintf(text, sizeof(text), "10.%d.%d.%d", i >> 16,
+		    i >> 8 & 255, i & 255);
+		a = ip(text);
+		limits_refused(&rules, &a, 5);
+	}
+	/* One that holds connections is not forgotten for them. */
+	ck_assert(!limits_enter(&rules, &held));
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("limits");
+	TCase *tc = tcase_create("limits");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_checked_fixture(tc, setup, limits_clear);
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, connections_are_counted_and_given_back);
+	tcase_add_test(tc, an_ipv6_client_is_its_64);
+	tcase_add_test(tc, the_exempt_and_the_unlimited_are_not_counted);
+	tcase_add_test(tc, refusals_throttle_for_a_window);
+	tcase_add_test(tc, a_million_addresses_fit_a_bounded_table);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
