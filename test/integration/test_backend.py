@@ -1025,6 +1025,20 @@ class Replay(Leg):
         self.assertNotIn("UTF8", b.commands())
 
 
+    def test_what_was_learnt_can_be_wrong(self):
+        """remembered for a while, dropped when a login shows them wrong"""
+        b = self.serve_script(Pop3(check=remember))
+        self.assertLoggedIn("x")
+        # It was replaced by one that has no AUTH at all.
+        b.script = Pop3(check=remember, sasl=None)
+        b.forget()
+        c, reply = self.log_in("x")
+        if not reply.startswith("+OK"):
+            _, reply = self.log_in("x", c=c)
+        self.assertReply(reply, "+OK")
+        self.assertEqual(b.connection().login[0], "USER")
+
+
 class Challenges(Leg):
     CHALLENGE = b'{"status":"invalid_token"}'
 
@@ -1307,6 +1321,24 @@ class Connecting(Leg):
         self.assertTempFail(self.log_in("other")[1])
         self.assertFalse(b.connections[1].reused)
 
+    def test_own_listener_behind_a_name(self):
+        """loop check; resolve, connect"""
+        port = free_port()
+        self.daemon = self.mailferry(
+            {"pop3": {"tls": "implicit", "bind": [f"127.0.0.1:{port}"]}},
+            {"x": {"host": "localhost", "forwarding": "none",
+                   "tls_ca_file": certs().ca, "protocol": {"pop3": {
+                       "port": port, "tls": "implicit"}}}})
+        mark = self.daemon.mark()
+        c, reply = self.log_in("x")
+        self.assertTempFailAndOpen(c, reply)
+        # Nobody was connected to but by our one client.
+        self.leave()
+        self.daemon.wait_record(lambda r: "bytes_to_client" in r,
+                                "the session's end", mark)
+        self.assertEqual(len({r["session"] for r in self.daemon.records(mark)
+                              if "session" in r}), 1)
+
     def test_client_leaves_while_connecting(self):
         """RST means gone."""
         b = self.backend(silent, tls="plain")
@@ -1319,6 +1351,82 @@ class Connecting(Leg):
         c.reset()
         b.connection(0).wait_finished()
         self.assertNoCredentials(b.connection(0).clear)
+
+
+class Chain(Leg):
+    """One mailferry behind another, and rings of them."""
+
+    def hop(self, port, to, forwarding, **listener):
+        """One that listens at port and leads to the port `to`, in clear."""
+        return self.mailferry(
+            {"front": {"tls": "plain", "bind": [f"127.0.0.1:{port}"],
+                       **listener},
+             "tls": {"tls": "implicit"}},
+            {"next": {"host": "127.0.0.1", "forwarding": forwarding,
+                      "source_ips": [TRUSTED], "allow_plaintext_auth": True,
+                      "protocol": {"pop3": {"port": to, "tls": "plain"}}}},
+            over={"capabilities": {"pop3": {
+                "allow_plain_auth_without_tls": True}}})
+
+    def trusting(self, forwarding):
+        if forwarding == "xclient":
+            return {"xclient_trusted": [TRUSTED]}
+        return {"proxy_protocol": "optional", "proxy_trusted": [TRUSTED],
+                "proxy_header_timeout": "100ms"}
+
+    def test_two_in_a_row(self):
+        """TTL is one less than what came in, `proxy_ttl` at the first hop"""
+        for forwarding in ("xclient", "proxy"):
+            with self.subTest(forwarding=forwarding):
+                xclient = forwarding == "xclient"
+                b = self.backend(Pop3(
+                    check=remember, xclient="+OK", greeting="+OK [XCLIENT] x"
+                    if xclient else "+OK"), tls="plain", proxy=not xclient)
+                middle, front = free_port(), free_port()
+                self.hop(middle, b.port, forwarding,
+                         **self.trusting(forwarding))
+                self.daemon = self.hop(front, middle, forwarding)
+                c = self.client(self.daemon.port_of("tls"), tls="implicit",
+                                source="127.0.0.3")
+                self.assertLoggedIn("x", c=c)
+                seen = b.connection()
+                if xclient:
+                    line = [x for x in seen.commands if "XCLIENT" in x][0]
+                    words = dict(w.split("=", 1) for w in line.split()[1:])
+                    told = (words["ADDR"], int(words["PORT"]),
+                            int(words["TTL"]), words["SESSION"])
+                    self.assertEqual(words["CLIENT-TRANSPORT"], "TLS")
+                else:
+                    told = seen.proxy.src + (
+                        seen.proxy.tlvs[0xe1][0],
+                        seen.proxy.tlvs[0xe0].decode())
+                session = self.daemon.wait_record(
+                    lambda r: r["message"] == "routed", "routed")["session"]
+                self.assertEqual(told, c.local[:2] + (6, session))
+                c.play("C: QUIT\nS: +OK\nCLOSED")
+
+    def test_ring(self):
+        """at 1 the login is refused as a loop ... so that a ring of proxies
+        is noticed in this mode too"""
+        for forwarding in ("xclient", "proxy"):
+            with self.subTest(forwarding=forwarding):
+                one, two = free_port(), free_port()
+                a = self.hop(one, two, forwarding,
+                             **self.trusting(forwarding))
+                b = self.hop(two, one, forwarding,
+                             **self.trusting(forwarding))
+                self.daemon = a
+                c = self.client(a.port_of("tls"), tls="implicit")
+                _, reply = self.log_in("x", c=c)
+                self.assertTempFail(reply)
+                self.assertReply(c.cmd("NOOP"), "+OK")
+                c.close()
+                # proxy_ttl, 7, is how many logins it cost.
+                for d in (a, b):
+                    d.wait_record(lambda r: "bytes_to_client" in r, "the end")
+                routed = [r for d in (a, b) for r in d.records()
+                          if r["message"] == "routed"]
+                self.assertLessEqual(len(routed), 8)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Dialogues run three times: a command a write, an octet a write, and all
 commands in one write; the replies have to be the same.
 """
 
+import select
 import socket
 import ssl
 import struct
@@ -15,7 +16,7 @@ import warnings
 
 from harness.case import Case, Pop3, certs, context
 from harness.client import (
-    BYTES, LINES, MODES, b64, oauthbearer, plain, xoauth2)
+    BYTES, LINES, MODES, OctetTls, b64, oauthbearer, plain, xoauth2)
 from harness.proc import run, wait_until
 
 ALICE = "alice@example.com"
@@ -27,9 +28,9 @@ STRANGER = "127.0.0.6"
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 
 
-def v2(source, source_port=4321, command=b"\x21"):
+def v2(source, source_port=4321, command=b"\x21", tlvs=b""):
     body = (socket.inet_aton(source) + socket.inet_aton("203.0.113.1")
-            + struct.pack("!HH", source_port, 110))
+            + struct.pack("!HH", source_port, 110) + tlvs)
     return V2 + command + b"\x11" + struct.pack("!H", len(body)) + body
 
 
@@ -319,6 +320,31 @@ class Gated(Dialogue):
                     self.client(port, tls=tls, ctx=old_context())
                 self.assertIn("ALERT_PROTOCOL_VERSION",
                               caught.exception.reason)
+
+    def test_tls_one_octet_at_a_time(self):
+        """Same input, same behaviour, however it is cut into packets: every
+        dialogue works one byte at a time"""
+        for tls, port in (("implicit", self.implicit),
+                          ("starttls", self.starttls)):
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                with self.subTest(tls=tls, version=version):
+                    ctx = context(certs().ca, minimum=version,
+                                  maximum=version)
+                    c = self.client(port, greeting=tls == "starttls")
+                    if tls == "starttls":
+                        self.assertReply(c.cmd("STLS"), "+OK")
+                    c.sock = OctetTls(c.sock, ctx, "mail.example.com")
+                    if tls == "implicit":
+                        self.assertReply(c.line(), "+OK")
+                    c.play(f"""
+                        C: USER {ALICE}
+                        S: +OK
+                        C: PASS secret
+                        S: +OK logged in
+                        C: NOOP
+                        S: +OK noop
+                        C: QUIT
+                        S: +OK bye""")
 
     def test_tls_12_and_13(self):
         """TLS 1.2+"""
@@ -920,6 +946,29 @@ class Open(Dialogue):
             go.set()
             self.backend_.script = before
 
+    def test_replies_that_nobody_reads(self):
+        """answered by mailferry alone, ... pipelining allowed"""
+        # Its replies pile up somewhere: not in our memory without a bound.
+        c = self.client(self.port, receive_buffer=16384)
+        pid = self.daemon.pid
+        before = rss(pid)
+        c.sock.setblocking(False)
+        sent, line = 0, b"CAPA\r\n" * 2000
+        while sent < 64 << 20:
+            try:
+                sent += c.sock.send(line[sent % len(line):])
+            except BlockingIOError:
+                if not select.select([], [c.sock], [], 0.5)[1]:
+                    break
+        self.assertLess(sent, 32 << 20)
+        self.assertLess(rss(pid) - before, 64 << 20 if sanitized()
+                        else 2 << 20)
+        c.sock.settimeout(15)
+        self.assertReply(c.line(), "+OK")
+        # And nobody else is kept waiting.
+        other = self.client(self.port)
+        self.assertReply(other.cmd("NOOP"), "+OK")
+
     def test_max_connections(self):
         """beyond it a connection is answered and closed, never left hanging
         (CONFIG)"""
@@ -973,6 +1022,40 @@ class Open(Dialogue):
             self.assertEqual(c.proxy.src, ("192.0.2.77", 1234))
             self.assertEqual(c.proxy.tlvs[0xe0], b"abc.DEF_1")
             self.assertEqual(c.proxy.tlvs[0xe1], b"\4")
+
+    def test_xclient_that_is_malformed(self):
+        """from a trusted peer: `+OK`, address/port/session/TTL adopted"""
+        for bad in ("", "ADDR", "ADDR=nonsense", "PORT=99999 ADDR=192.0.2.1",
+                    "ADDR=192.0.2.1 TTL=x", "ADDR=192.0.2.1 ADDR=192.0.2.2",
+                    "ADDR=192.0.2.1 SESSION=a/b"):
+            with self.subTest(bad=bad):
+                c = self.client(self.daemon.port_of("xclient"),
+                                source=TRUSTED)
+                self.assertReply(c.cmd(f"XCLIENT {bad}"), "-ERR")
+                c.play("C: USER alice\nS: +OK\nC: PASS secret\nS: +OK")
+                self.assertEqual(self.adopted(), c.local[:2])
+
+    def test_proxy_header_with_our_own_words(self):
+        """our session id and TTL in custom TLVs 0xE0 and 0xE1, believed from
+        `proxy_trusted` peers, so that a ring of proxies is noticed in this
+        mode too"""
+        port = self.daemon.port_of("required")
+        for ttl, passed_on in ((5, 4), (2, 1), (1, None)):
+            with self.subTest(ttl=ttl):
+                self.backend_.forget()
+                tlvs = b"\xe0\0\7outer.1\xe1\0\1" + bytes([ttl])
+                c = self.client(port, source=TRUSTED,
+                                first=v2("192.0.2.9", tlvs=tlvs))
+                self.assertReply(c.cmd("USER alice"), "+OK")
+                reply = c.cmd("PASS secret")
+                if passed_on is None:
+                    self.assertTempFail(reply)
+                    self.assertEqual(self.backend_.connections, [])
+                    continue
+                self.assertReply(reply, "+OK")
+                proxy = self.backend_.connection().proxy
+                self.assertEqual(proxy.tlvs[0xe0], b"outer.1")
+                self.assertEqual(proxy.tlvs[0xe1], bytes([passed_on]))
 
     def test_xclient_from_a_stranger(self):
         """otherwise unknown command"""
@@ -1234,6 +1317,62 @@ class ServerCertificates(Dialogue):
         for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
             c = self.client(port, tls="implicit", ctx=old_context(version))
             self.assertReply(c.cmd("NOOP"), "+OK")
+
+
+class Suites(Dialogue):
+    def test_cipher_suites(self):
+        """disable_cipher_suites: standard (IANA) names; ignore_client_order:
+        true: the server's cipher order wins; min_version (CONFIG)"""
+        b = self.backend()
+        v12 = ssl.TLSVersion.TLSv1_2
+
+        def chosen(d, ciphers=None, maximum=None):
+            ctx = context(certs().ca, maximum=maximum)
+            if ciphers:
+                ctx.set_ciphers(ciphers)
+            return self.client(d, tls="implicit", ctx=ctx).sock.cipher()[0]
+
+        def daemon(**protocols):
+            return self.mailferry({"pop3": {"tls": "implicit"}},
+                                  {"main": b.destination()},
+                                  over={"tls": {"protocols": protocols}})
+        order = ["ECDHE-ECDSA-CHACHA20-POLY1305",
+                 "ECDHE-ECDSA-AES128-GCM-SHA256",
+                 "ECDHE-ECDSA-AES256-GCM-SHA384"]
+        d = daemon()
+        for first in order:
+            rest = [name for name in order if name != first]
+            self.assertEqual(chosen(d, ":".join([first] + rest), v12), first)
+        d = daemon(ignore_client_order=True)
+        self.assertEqual(len({chosen(d, ":".join(order), v12),
+                              chosen(d, ":".join(reversed(order)), v12)}), 1)
+        d = daemon(disable_cipher_suites=[
+            "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256",
+            "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"])
+        self.assertEqual(chosen(d), "TLS_AES_128_GCM_SHA256")
+        self.assertEqual(chosen(d, ":".join(order), v12), order[1])
+        with self.assertRaises(ssl.SSLError):
+            chosen(d, order[0], v12)
+        d = daemon(min_version="1.3")
+        with self.assertRaises(ssl.SSLError):
+            chosen(d, maximum=v12)
+
+
+class Addresses(Dialogue):
+    def test_several_addresses(self):
+        """bind: at least one; [::] is v6-only, so both can be bound
+        (CONFIG)"""
+        b = self.backend()
+        one, two = free_port(), free_port()
+        bind = [f"0.0.0.0:{one}", f"127.0.0.1:{two}"]
+        if has_ipv6():
+            bind.append(f"[::]:{one}")
+        self.mailferry({"pop3": {"tls": "plain", "bind": bind}},
+                       {"main": b.destination()})
+        for port in (one, two):
+            self.assertReply(self.client(port).greeting, "+OK")
+        if has_ipv6():
+            self.assertReply(self.client(one, address="::1").greeting, "+OK")
 
 
 class NoCertificate(Dialogue):

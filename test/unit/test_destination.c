@@ -27,7 +27,7 @@ teardown(void)
 }
 
 static void
-fail(unsigned n, bool host, uint64_t client, uint64_t now)
+failures(unsigned n, bool host, uint64_t client, uint64_t now)
 {
 	while (n-- > 0)
 		destination_failed(d, &rules, now, host, client);
@@ -35,7 +35,7 @@ fail(unsigned n, bool host, uint64_t client, uint64_t now)
 
 START_TEST(the_hosts_own_failures_mark_it_down)
 {
-	fail(2, true, 1, 10);
+	failures(2, true, 1, 10);
 	ck_assert(!destination_is_down(d));
 	ck_assert(destination_failed(d, &rules, 10, true, 1));
 	ck_assert(destination_is_down(d));
@@ -45,7 +45,7 @@ END_TEST
 
 START_TEST(one_client_alone_marks_nothing_down)
 {
-	fail(1000, false, 1, 10);
+	failures(1000, false, 1, 10);
 	ck_assert(!destination_is_down(d));
 	ck_assert(destination_failed(d, &rules, 10, false, 2));
 	ck_assert(destination_is_down(d));
@@ -54,16 +54,16 @@ END_TEST
 
 START_TEST(one_success_forgives)
 {
-	fail(2, true, 1, 10);
+	failures(2, true, 1, 10);
 	ck_assert(!destination_worked(d));
-	fail(2, true, 1, 10);
+	failures(2, true, 1, 10);
 	ck_assert(!destination_is_down(d));
 }
 END_TEST
 
 START_TEST(exactly_one_probes_after_the_cooldown)
 {
-	fail(3, true, 1, 10);
+	failures(3, true, 1, 10);
 	ck_assert_int_eq(destination_enter(d, &cfg, 10 + COOLDOWN - 1),
 	    DESTINATION_DOWN);
 	ck_assert_int_eq(destination_enter(d, &cfg, 10 + COOLDOWN),
@@ -89,7 +89,7 @@ END_TEST
 
 START_TEST(a_recovery_lets_in_few_at_first)
 {
-	fail(3, true, 1, 10);
+	failures(3, true, 1, 10);
 	ck_assert_int_eq(destination_enter(d, &cfg, 10 + COOLDOWN),
 	    DESTINATION_PROBE);
 	ck_assert(destination_worked(d));

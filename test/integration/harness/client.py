@@ -62,6 +62,47 @@ def context(ca=None, alpn=None, minimum=None, maximum=None):
     return ctx
 
 
+class OctetTls:
+    """A TLS client's socket that sends each octet of each record, those of
+    the handshake too, in a write of its own. As much of a socket as Client
+    needs."""
+
+    def __init__(self, sock, ctx, server_hostname):
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = ctx.wrap_bio(self.incoming, self.outgoing,
+                                server_hostname=server_hostname)
+        self._do(self.tls.do_handshake)
+
+    def _do(self, step, *args):
+        while True:
+            try:
+                result = step(*args)
+                self._flush()
+                return result
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self.sock.recv(65536)
+                if data:
+                    self.incoming.write(data)
+                else:
+                    self.incoming.write_eof()
+
+    def _flush(self):
+        data = self.outgoing.read()
+        for i in range(len(data)):
+            self.sock.sendall(data[i:i + 1])
+
+    def sendall(self, data):
+        self._do(self.tls.write, data)
+
+    def recv(self, size):
+        return self._do(self.tls.read, size)
+
+    def close(self):
+        self.sock.close()
+
+
 class Closed(AssertionError):
     """The server closed while a line was awaited."""
 

@@ -19,6 +19,15 @@ def binary():
     return path
 
 
+def sanitized():
+    """Whether the daemon was built with a sanitizer: those keep what is freed
+    and need more memory."""
+    with open(binary(), "rb") as f:
+        data = f.read()
+    return any(word in data for word in
+               (b"__asan_init", b"__tsan_init", b"__msan_init"))
+
+
 def merge(base, over):
     """base with over's keys put in; None removes a key."""
     out = dict(base)

@@ -128,6 +128,20 @@ def check_run(argv, **how):
     return done
 
 
+def rss(pid):
+    """A process's resident memory in octets."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        for line in f:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+def descriptors(pid):
+    """How many files a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 @atexit.register
 def _clean_up():
     for process in list(_running):
