@@ -136,7 +136,8 @@ struct config_endpoint {
 	bool present;
 	uint16_t port;
 	enum tls_mode tls;
-	enum forwarding forwarding; /* resolved: endpoint's, destination's, rule */
+	enum forwarding
+	    forwarding; /* resolved: endpoint's, destination's, rule */
 	enum auth_replay auth;
 };
 

@@ -17,12 +17,12 @@
 
 /* Decodes len octets of text into out. False: not base64, out is undefined.
  * "" is the empty string. */
-bool base64_decode(const char *text, size_t len, char *out, size_t *len_out)
-    MUST_CHECK;
+bool base64_decode(const char *text, size_t len, char *out,
+    size_t *len_out) MUST_CHECK;
 
 /* The URL-safe alphabet, padding optional (RFC 4648 §5, RFC 7515). */
-bool base64url_decode(const char *text, size_t len, char *out, size_t *len_out)
-    MUST_CHECK;
+bool base64url_decode(const char *text, size_t len, char *out,
+    size_t *len_out) MUST_CHECK;
 
 /* Encodes and terminates; returns the length without the NUL. */
 size_t base64_encode(const void *data, size_t len, char *out);

@@ -33,7 +33,8 @@ struct proxy_header {
 	 * ours is none. */
 	char session[XCLIENT_SESSION_MAX + 1]; /* TLV 0xE0; "" = none */
 	unsigned ttl; /* TLV 0xE1; 0 = none */
-	char authority[XCLIENT_NAME_MAX + 1]; /* TLV 0x02; "" = none or no name */
+	char authority[XCLIENT_NAME_MAX +
+	    1]; /* TLV 0x02; "" = none or no name */
 };
 
 /* Looks at the first octets of a connection. OK: *used_out octets are the
@@ -52,7 +53,8 @@ struct proxy_out {
 	bool tls; /* the client leg is encrypted: SSL TLV with the two below */
 	const char *tls_version; /* "TLSv1.3"; NULL = unknown */
 	const char *tls_cipher; /* "TLS_AES_256_GCM_SHA384"; NULL = unknown */
-	const char *authority; /* the client's valid SNI name; "", NULL = none */
+	const char
+	    *authority; /* the client's valid SNI name; "", NULL = none */
 	const char *session; /* "", NULL = none */
 	unsigned ttl; /* 0 = none */
 };

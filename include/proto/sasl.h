@@ -38,8 +38,8 @@ struct sasl_plain {
 };
 
 /* authzid NUL authcid NUL password: exactly two NULs, an authcid. */
-bool sasl_plain_parse(const char *frame, size_t len, struct sasl_plain *out)
-    MUST_CHECK;
+bool sasl_plain_parse(const char *frame, size_t len,
+    struct sasl_plain *out) MUST_CHECK;
 
 struct sasl_bearer {
 	/* Who, as the frame says it. OAUTHBEARER: the GS2 "a=" with =2C and

@@ -56,8 +56,8 @@ struct cache *cache_new(const struct cache_limits *limits);
 void cache_free(struct cache **cache);
 
 enum cache_state cache_lookup(struct cache *cache, const char *key,
-    uint64_t now, struct cache_waiter *w, struct cache_answer *answer_out)
-    MUST_CHECK;
+    uint64_t now, struct cache_waiter *w,
+    struct cache_answer *answer_out) MUST_CHECK;
 
 /* The end of a fetch. FAILED: waiters get a stale answer when there is one
  * younger than its ttl + stale_ttl. Wakes all waiters before it returns. */
@@ -66,8 +66,7 @@ void cache_fill(struct cache *cache, const char *key, uint64_t now,
 
 /* key: what w was given to cache_lookup() with. True: w was unlinked and will
  * not be woken. False: it has been, or is just being woken: keep it. */
-bool cache_cancel(struct cache *cache, const char *key,
-    struct cache_waiter *w);
+bool cache_cancel(struct cache *cache, const char *key, struct cache_waiter *w);
 
 /* Forgets one key, or all when key is NULL. A fetch under way is not stopped,
  * but its answer is given to its waiters only and not kept. */

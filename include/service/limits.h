@@ -15,8 +15,8 @@
 /* One more connection from a. False: it has as many as it may. A limit of 0,
  * an exempt address, no address: true, and nothing is counted; the same rules
  * must then come with limits_leave(). */
-bool limits_enter(const struct config_limits *rules, const struct addr *a)
-    MUST_CHECK;
+bool limits_enter(const struct config_limits *rules,
+    const struct addr *a) MUST_CHECK;
 void limits_leave(const struct config_limits *rules, const struct addr *a);
 
 /* A login from a was refused; now: clock_ms(). */

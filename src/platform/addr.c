@@ -24,7 +24,8 @@ addr_set(struct addr *a, const struct sockaddr *sa, socklen_t len)
 		if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
 			a->u.in.sin_family = AF_INET;
 			a->u.in.sin_port = in6.sin6_port;
-			memcpy(&a->u.in.sin_addr, in6.sin6_addr.s6_addr + 12, 4);
+			memcpy(&a->u.in.sin_addr, in6.sin6_addr.s6_addr + 12,
+			    4);
 			a->len = sizeof(a->u.in);
 		} else {
 			a->u.in6 = in6;
@@ -80,8 +81,8 @@ addr_port(const struct addr *a)
 {
 	if (a->len == 0)
 		return 0;
-	return ntohs(a->u.sa.sa_family == AF_INET ? a->u.in.sin_port :
-						    a->u.in6.sin6_port);
+	return ntohs(a->u.sa.sa_family == AF_INET ? a->u.in.sin_port
+						  : a->u.in6.sin6_port);
 }
 
 void

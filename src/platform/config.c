@@ -64,22 +64,22 @@ static char *config_directory(const char *file);
 static struct config *config_build(const char *name, struct config_tree *tree,
     struct config_problems *problems);
 
-static void
-config_read_section(struct config_reader *r, const struct config_key *section,
-    const struct config_node *node, void *base, bool wanted);
+static void config_read_section(struct config_reader *r,
+    const struct config_key *section, const struct config_node *node,
+    void *base, bool wanted);
 static void config_read_strangers(struct config_reader *r,
     const struct config_key *section, const struct config_node *node);
-static void
-config_read_key(struct config_reader *r, const struct config_key *key,
-    const struct config_node *node, void *base, bool wanted);
+static void config_read_key(struct config_reader *r,
+    const struct config_key *key, const struct config_node *node, void *base,
+    bool wanted);
 static void config_read_subsection(struct config_reader *r,
     const struct config_key *section, const struct config_node *node,
     void *base, bool wanted);
 static void config_read_named(struct config_reader *r,
     const struct config_key *key, const struct config_node *node, void *base);
-static void
-config_read_element(struct config_reader *r, const struct config_key *section,
-    const struct config_entry *entry, char *base);
+static void config_read_element(struct config_reader *r,
+    const struct config_key *section, const struct config_entry *entry,
+    char *base);
 static bool config_name_is_good(const char *name);
 static void config_read_list(struct config_reader *r,
     const struct config_key *key, const struct config_node *node, void *base);
@@ -91,24 +91,24 @@ static void config_read_value(struct config_reader *r,
     const struct config_key *key, const struct config_node *node, void *place);
 static bool config_read_scalar(struct config_reader *r,
     const struct config_key *key, const struct config_node *node, void *place);
-static bool
-config_is_kind(struct config_reader *r, const struct config_key *key,
-    const struct config_node *node, enum config_node_kind kind);
-static void config_default(
-    struct config_reader *r, const struct config_key *key, void *place);
-static void config_default_list(
-    struct config_reader *r, const struct config_key *key, void *base);
-static const char *
-config_convert(struct config_reader *r, const struct config_key *key,
-    const char *text, size_t len, bool plain, void *place);
+static bool config_is_kind(struct config_reader *r,
+    const struct config_key *key, const struct config_node *node,
+    enum config_node_kind kind);
+static void config_default(struct config_reader *r,
+    const struct config_key *key, void *place);
+static void config_default_list(struct config_reader *r,
+    const struct config_key *key, void *base);
+static const char *config_convert(struct config_reader *r,
+    const struct config_key *key, const char *text, size_t len, bool plain,
+    void *place);
 static char *config_place(void *base, size_t offset);
 
 static void config_settle(struct config_reader *r);
 static void config_settle_hostname(struct config_reader *r);
 static void config_settle_admin(struct config_reader *r);
 static void config_settle_destination(struct config_destination *d);
-static void config_settle_server_name(
-    struct config_reader *r, struct config_destination *d);
+static void config_settle_server_name(struct config_reader *r,
+    struct config_destination *d);
 static int config_destination_compare(const void *a, const void *b);
 
 static void config_rule_server(struct config_reader *r);
@@ -122,54 +122,54 @@ static void config_rule_sql(struct config_reader *r);
 static void config_rule_http(struct config_reader *r);
 static void config_rule_admin(struct config_reader *r);
 static void config_rule_admin_token(struct config_reader *r);
-static void
-config_rule_proxy(struct config_reader *r, const struct config_listener *l);
-static void
-config_rule_old_tls(struct config_reader *r, const struct config_listener *l);
-static void config_rule_endpoint(
-    struct config_reader *r, const struct config_destination *d);
-static void config_rule_plaintext(
-    struct config_reader *r, const struct config_destination *d);
-static void config_rule_server_name(
-    struct config_reader *r, const struct config_destination *d);
-static void config_rule_client_cert(
-    struct config_reader *r, const struct config_destination *d);
-static void config_rule_invalid_certs(
-    struct config_reader *r, const struct config_destination *d);
-static void config_rule_forwarding(
-    struct config_reader *r, const struct config_destination *d);
-static void
-config_rule_loop(struct config_reader *r, const struct config_destination *d);
-static bool
-config_suites_left(const struct config_tls *tls, enum tls_version min_version);
-static void
-config_bind_check(struct config_reader *r, size_t listener, size_t bind);
+static void config_rule_proxy(struct config_reader *r,
+    const struct config_listener *l);
+static void config_rule_old_tls(struct config_reader *r,
+    const struct config_listener *l);
+static void config_rule_endpoint(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_plaintext(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_server_name(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_client_cert(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_invalid_certs(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_forwarding(struct config_reader *r,
+    const struct config_destination *d);
+static void config_rule_loop(struct config_reader *r,
+    const struct config_destination *d);
+static bool config_suites_left(const struct config_tls *tls,
+    enum tls_version min_version);
+static void config_bind_check(struct config_reader *r, size_t listener,
+    size_t bind);
 static bool config_is_same(const struct addr *a, const struct addr *b);
 static bool config_reaches(const struct addr *to, const struct addr *bound);
 static bool config_is_loopback(const struct addr *a);
 
-static size_t
-config_push(struct config_reader *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static size_t config_push(struct config_reader *r, const char *fmt, ...)
+    PRINTF_LIKE(2, 3);
 static void config_push_name(struct config_reader *r, const char *name);
-static bool
-config_at(struct config_reader *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static bool config_at(struct config_reader *r, const char *fmt, ...)
+    PRINTF_LIKE(2, 3);
 static bool config_has(const struct config_reader *r, const char *fmt, ...)
     PRINTF_LIKE(2, 3);
 static bool config_is_below(const char *key, const char *parent);
-static void
-config_error(struct config_reader *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void
-config_warn(struct config_reader *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void config_error(struct config_reader *r, const char *fmt, ...)
+    PRINTF_LIKE(2, 3);
+static void config_warn(struct config_reader *r, const char *fmt, ...)
+    PRINTF_LIKE(2, 3);
 static void config_note(struct config_reader *r, enum config_severity severity,
     const char *fmt, va_list ap) PRINTF_LIKE(3, 0);
-static void
-config_bad_value(struct config_reader *r, const struct config_key *key,
-    const struct config_node *node, const char *why);
-static bool
-config_is_shown(const struct config_key *key, const struct config_node *node);
+static void config_bad_value(struct config_reader *r,
+    const struct config_key *key, const struct config_node *node,
+    const char *why);
+static bool config_is_shown(const struct config_key *key,
+    const struct config_node *node);
 static int config_note_compare(const void *a, const void *b);
-static void
-config_tell(struct config_reader *r, struct config_problems *problems);
+static void config_tell(struct config_reader *r,
+    struct config_problems *problems);
 static void config_line(struct config_problems *problems,
     enum config_severity severity, const char *file, struct config_mark mark,
     const char *key, const char *text);
@@ -196,14 +196,14 @@ static void (*const config_rules[])(struct config_reader *) = {
     config_rule_admin_token,
 };
 
-static void (*const config_listener_rules[])(
-    struct config_reader *, const struct config_listener *) = {
+static void (*const config_listener_rules[])(struct config_reader *,
+    const struct config_listener *) = {
     config_rule_proxy,
     config_rule_old_tls,
 };
 
-static void (*const config_destination_rules[])(
-    struct config_reader *, const struct config_destination *) = {
+static void (*const config_destination_rules[])(struct config_reader *,
+    const struct config_destination *) = {
     config_rule_endpoint,
     config_rule_plaintext,
     config_rule_server_name,
@@ -266,8 +266,8 @@ config_parse(const char *name, const char *text, size_t len,
 	}
 	tree = config_yaml_parse(text, len, &fault);
 	if (tree == NULL) {
-		config_line(
-		    problems, CONFIG_ERROR, name, fault.mark, "", fault.text);
+		config_line(problems, CONFIG_ERROR, name, fault.mark, "",
+		    fault.text);
 		return NULL;
 	}
 	return config_build(name, tree, problems);
@@ -444,8 +444,8 @@ config_read_section(struct config_reader *r, const struct config_key *section,
 		const char *name = config_keys_name(key);
 		size_t len = config_push(r, ".%s", name);
 
-		config_read_key(
-		    r, key, config_yaml_get(node, name), base, wanted);
+		config_read_key(r, key, config_yaml_get(node, name), base,
+		    wanted);
 		r->path[len] = '\0';
 	}
 }
@@ -463,7 +463,7 @@ config_read_strangers(struct config_reader *r, const struct config_key *section,
 
 	for (e = node->first; e != NULL; e = e->next) {
 		bool known = section->shape == CONFIG_NAMED ||
-			     config_keys_find(section, e->key) != NULL;
+		    config_keys_find(section, e->key) != NULL;
 
 		if (known && e->repeats_line == 0)
 			continue;
@@ -474,8 +474,8 @@ config_read_strangers(struct config_reader *r, const struct config_key *section,
 			    e->repeats_line);
 		else
 			config_error(r, "unknown key (%s)",
-			    config_keys_accepts(
-				section, false, accepts, sizeof(accepts)));
+			    config_keys_accepts(section, false, accepts,
+				sizeof(accepts)));
 		r->path[len] = '\0';
 	}
 	r->mark = mark;
@@ -497,8 +497,8 @@ config_read_key(struct config_reader *r, const struct config_key *key,
 		r->mark = node->mark;
 	switch (key->shape) {
 	case CONFIG_VALUE:
-		config_read_value(
-		    r, key, node, config_place(base, key->offset));
+		config_read_value(r, key, node,
+		    config_place(base, key->offset));
 		break;
 	case CONFIG_VALUES:
 		config_read_list(r, key, node, base);
@@ -598,7 +598,7 @@ config_name_is_good(const char *name)
 	size_t len = strlen(name);
 
 	return len > 0 && len <= CONFIG_NAME_MAX && strspn(name, good) == len &&
-	       strchr("._-", name[0]) == NULL;
+	    strchr("._-", name[0]) == NULL;
 }
 
 static void
@@ -622,8 +622,8 @@ config_read_list(struct config_reader *r, const struct config_key *key,
 		    config_yaml_alloc(r->tree, node->n_entry, key->type->size);
 	n = config_read_elements(r, key, node, values);
 	if (!is_inline)
-		memcpy(
-		    config_place(base, key->offset), &values, sizeof(values));
+		memcpy(config_place(base, key->offset), &values,
+		    sizeof(values));
 	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
 }
 
@@ -653,8 +653,8 @@ config_read_elements(struct config_reader *r, const struct config_key *key,
 }
 
 static bool
-config_is_repeated(
-    const struct config_key *key, const char *values, size_t n, const char *one)
+config_is_repeated(const struct config_key *key, const char *values, size_t n,
+    const char *one)
 {
 	size_t size = key->type->size, i;
 
@@ -687,8 +687,8 @@ config_read_scalar(struct config_reader *r, const struct config_key *key,
 	if (strlen(node->text) < node->len)
 		why = "broken by a NUL";
 	else
-		why = config_convert(
-		    r, key, node->text, node->len, node->plain, place);
+		why = config_convert(r, key, node->text, node->len, node->plain,
+		    place);
 	if (why != NULL)
 		config_bad_value(r, key, node, node->len == 0 ? "empty" : why);
 	return why == NULL;
@@ -713,16 +713,16 @@ config_is_kind(struct config_reader *r, const struct config_key *key,
 }
 
 static void
-config_default(
-    struct config_reader *r, const struct config_key *key, void *place)
+config_default(struct config_reader *r, const struct config_key *key,
+    void *place)
 {
 	const char *why = NULL;
 	char *empty;
 
 	memset(place, 0, key->type->size);
 	if (key->text != NULL) {
-		why = config_convert(
-		    r, key, key->text, strlen(key->text), true, place);
+		why = config_convert(r, key, key->text, strlen(key->text), true,
+		    place);
 		assert(why == NULL);
 	} else if (key->type->is_text) {
 		empty = config_yaml_strndup(r->tree, "", 0);
@@ -732,8 +732,8 @@ config_default(
 
 /* The row's text has ", " between the elements. */
 static void
-config_default_list(
-    struct config_reader *r, const struct config_key *key, void *base)
+config_default_list(struct config_reader *r, const struct config_key *key,
+    void *base)
 {
 	char *values = config_place(base, key->offset);
 	const char *text = key->text, *end;
@@ -742,10 +742,10 @@ config_default_list(
 	if (text == NULL || *text == '\0')
 		return;
 	if ((key->flags & CONFIG_INLINE) == 0) {
-		values = config_yaml_alloc(
-		    r->tree, (size_t)key->max, key->type->size);
-		memcpy(
-		    config_place(base, key->offset), &values, sizeof(values));
+		values = config_yaml_alloc(r->tree, (size_t)key->max,
+		    key->type->size);
+		memcpy(config_place(base, key->offset), &values,
+		    sizeof(values));
 	}
 	for (; *text != '\0'; text = end + strspn(end, ", ")) {
 		const char *why;
@@ -824,14 +824,15 @@ config_settle_admin(struct config_reader *r)
 {
 	struct config_admin *admin = &r->cfg->admin;
 	const char *token = getenv("MAILFERRY_ADMIN_TOKEN"), *why;
-	const struct config_key *key = config_keys_find(
-	    config_keys_find(config_keys_root(), "admin"), "bearer_token");
+	const struct config_key *key =
+	    config_keys_find(config_keys_find(config_keys_root(), "admin"),
+		"bearer_token");
 	char accepts[256];
 
 	if (token == NULL || *token == '\0')
 		return;
-	why = config_convert(
-	    r, key, token, strlen(token), true, &admin->bearer_token);
+	why = config_convert(r, key, token, strlen(token), true,
+	    &admin->bearer_token);
 	if (why != NULL && config_at(r, "admin.bearer_token"))
 		config_error(r,
 		    "the environment's MAILFERRY_ADMIN_TOKEN is %s (%s)", why,
@@ -847,8 +848,8 @@ config_settle_destination(struct config_destination *d)
 	if (!addr_parse_ip(d->host, &d->host_addr))
 		memset(&d->host_addr, 0, sizeof(d->host_addr));
 	/* The type takes no fingerprint of zeros. */
-	d->tls_pinned = d->tls_pin[0] != 0 || memcmp(d->tls_pin, d->tls_pin + 1,
-						  sizeof(d->tls_pin) - 1) != 0;
+	d->tls_pinned = d->tls_pin[0] != 0 ||
+	    memcmp(d->tls_pin, d->tls_pin + 1, sizeof(d->tls_pin) - 1) != 0;
 	if ((int)d->forwarding == CONFIG_UNSET)
 		d->forwarding =
 		    d->proxy_protocol ? FORWARD_PROXY : FORWARD_NONE;
@@ -980,8 +981,9 @@ config_bind_check(struct config_reader *r, size_t listener, size_t bind)
 			if (config_is_same(own, &cfg->listener[i].bind[k]))
 				taken = cfg->listener[i].name;
 		}
-	if (taken != NULL && config_at(r, "listener.%s.bind[%zu]",
-				 cfg->listener[listener].name, bind))
+	if (taken != NULL &&
+	    config_at(r, "listener.%s.bind[%zu]", cfg->listener[listener].name,
+		bind))
 		config_error(r,
 		    "%s is listened on by listener.%s already (an address of "
 		    "its own)",
@@ -1053,8 +1055,8 @@ config_rule_mapping(struct config_reader *r)
 	if (!config_has(r, "mapping") || config_has(r, "mapping.%s", source))
 		return;
 	if (config_at(r, "mapping.source"))
-		config_error(
-		    r, "\"%s\" has no section (mapping.%s)", source, source);
+		config_error(r, "\"%s\" has no section (mapping.%s)", source,
+		    source);
 }
 
 static void
@@ -1084,8 +1086,8 @@ config_rule_http(struct config_reader *r)
 
 	if (*url != '\0' && strstr(url, "%u") == NULL &&
 	    config_at(r, "mapping.http.url"))
-		config_error(
-		    r, "nothing stands for the identifier (a URL with %%u)");
+		config_error(r,
+		    "nothing stands for the identifier (a URL with %%u)");
 }
 
 static void
@@ -1095,8 +1097,8 @@ config_rule_admin(struct config_reader *r)
 
 	if (admin->present && admin->bind.len == 0 && *admin->socket == '\0' &&
 	    config_at(r, "admin"))
-		config_error(
-		    r, "neither bind nor socket (at least one of them)");
+		config_error(r,
+		    "neither bind nor socket (at least one of them)");
 }
 
 /* A token in a file is read, and measured, by who serves it. */
@@ -1151,8 +1153,8 @@ config_rule_old_tls(struct config_reader *r, const struct config_listener *l)
 }
 
 static void
-config_rule_endpoint(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_endpoint(struct config_reader *r,
+    const struct config_destination *d)
 {
 	if (!d->pop3.present &&
 	    config_at(r, "destination.%s.protocol", d->name))
@@ -1160,8 +1162,8 @@ config_rule_endpoint(
 }
 
 static void
-config_rule_plaintext(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_plaintext(struct config_reader *r,
+    const struct config_destination *d)
 {
 	if (d->pop3.present && d->pop3.tls == TLS_PLAIN &&
 	    !d->allow_plaintext_auth &&
@@ -1172,8 +1174,8 @@ config_rule_plaintext(
 }
 
 static void
-config_rule_server_name(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_server_name(struct config_reader *r,
+    const struct config_destination *d)
 {
 	if (d->pop3.present && d->pop3.tls != TLS_PLAIN &&
 	    d->host_addr.len > 0 && *d->tls_server_name == '\0' &&
@@ -1185,8 +1187,8 @@ config_rule_server_name(
 }
 
 static void
-config_rule_client_cert(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_client_cert(struct config_reader *r,
+    const struct config_destination *d)
 {
 	bool cert = *d->tls_client_cert != '\0';
 	bool key = *d->tls_client_key != '\0';
@@ -1200,19 +1202,20 @@ config_rule_client_cert(
 }
 
 static void
-config_rule_invalid_certs(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_invalid_certs(struct config_reader *r,
+    const struct config_destination *d)
 {
 	if (d->tls_allow_invalid_certs &&
 	    config_at(r, "destination.%s.tls_allow_invalid_certs", d->name))
-		config_warn(r, "anybody in between can read the passwords "
-			       "(tls_pinned_cert_sha256)");
+		config_warn(r,
+		    "anybody in between can read the passwords "
+		    "(tls_pinned_cert_sha256)");
 }
 
 /* Told at the key that decided it. */
 static void
-config_rule_forwarding(
-    struct config_reader *r, const struct config_destination *d)
+config_rule_forwarding(struct config_reader *r,
+    const struct config_destination *d)
 {
 	static const char *const keys[] = {
 	    "protocol.pop3.forwarding", "forwarding", "proxy_protocol"};
@@ -1221,7 +1224,7 @@ config_rule_forwarding(
 	if (!d->pop3.present || d->pop3.forwarding != FORWARD_NONE)
 		return;
 	while (i < ARRAY_LEN(keys) - 1 &&
-	       !config_has(r, "destination.%s.%s", d->name, keys[i]))
+	    !config_has(r, "destination.%s.%s", d->name, keys[i]))
 		i++;
 	if (config_at(r, "destination.%s.%s", d->name, keys[i]))
 		config_warn(r,
@@ -1404,8 +1407,8 @@ config_bad_value(struct config_reader *r, const struct config_key *key,
 		    log_escape(node->text, node->len, shown, sizeof(shown)),
 		    why, accepts);
 	else
-		config_error(
-		    r, "the %s is %s (%s)", kinds[node->kind], why, accepts);
+		config_error(r, "the %s is %s (%s)", kinds[node->kind], why,
+		    accepts);
 }
 
 /* Not what is secret, came from the environment, or stands where a section
@@ -1414,8 +1417,8 @@ static bool
 config_is_shown(const struct config_key *key, const struct config_node *node)
 {
 	return node->kind == CONFIG_SCALAR && node->len > 0 &&
-	       !node->from_environment && (key->flags & CONFIG_SECRET) == 0 &&
-	       (key->shape == CONFIG_VALUE || key->shape == CONFIG_VALUES);
+	    !node->from_environment && (key->flags & CONFIG_SECRET) == 0 &&
+	    (key->shape == CONFIG_VALUE || key->shape == CONFIG_VALUES);
 }
 
 static int
@@ -1437,8 +1440,8 @@ config_tell(struct config_reader *r, struct config_problems *problems)
 	size_t i;
 
 	if (r->n_note > 0)
-		qsort(
-		    r->note, r->n_note, sizeof(*r->note), config_note_compare);
+		qsort(r->note, r->n_note, sizeof(*r->note),
+		    config_note_compare);
 	for (i = 0; i < r->n_note; i++) {
 		const struct config_note *note = &r->note[i];
 

@@ -16,62 +16,62 @@
 
 #include "platform/config.h"
 
-static bool config_keys_digits(
-    const char *text, size_t len, uint64_t *out, size_t *used_out);
+static bool config_keys_digits(const char *text, size_t len, uint64_t *out,
+    size_t *used_out);
 static bool config_keys_control(const char *text, size_t len);
 static bool config_keys_is_name(const char *text, size_t len);
 static bool config_keys_is_label(const char *text, size_t len);
 static const char *config_keys_store(const struct config_input *in, void *out);
-static const char *
-config_keys_line(const struct config_input *in, void *out, const char *unfit);
-static const char *
-config_keys_boolean(const struct config_input *in, void *out);
-static const char *
-config_keys_integer(const struct config_input *in, uint64_t *out);
+static const char *config_keys_line(const struct config_input *in, void *out,
+    const char *unfit);
+static const char *config_keys_boolean(const struct config_input *in,
+    void *out);
+static const char *config_keys_integer(const struct config_input *in,
+    uint64_t *out);
 static const char *config_keys_number(const struct config_input *in, void *out);
 static const char *config_keys_count(const struct config_input *in, void *out);
 static const char *config_keys_port(const struct config_input *in, void *out);
 static const char *config_keys_scaled(const struct config_input *in,
     const struct config_word *units, const char *unfit, uint64_t *out);
-static const char *
-config_keys_duration(const struct config_input *in, void *out);
+static const char *config_keys_duration(const struct config_input *in,
+    void *out);
 static const char *config_keys_size(const struct config_input *in, void *out);
 static const char *config_keys_word(const struct config_input *in, void *out);
 static const char *config_keys_string(const struct config_input *in, void *out);
-static const char *
-config_keys_statement(const struct config_input *in, void *out);
+static const char *config_keys_statement(const struct config_input *in,
+    void *out);
 static const char *config_keys_token(const struct config_input *in, void *out);
-static const char *
-config_keys_destination(const struct config_input *in, void *out);
+static const char *config_keys_destination(const struct config_input *in,
+    void *out);
 static const char *config_keys_path(const struct config_input *in, void *out);
-static const char *
-config_keys_log_target(const struct config_input *in, void *out);
-static const char *
-config_keys_dns_name(const struct config_input *in, void *out);
+static const char *config_keys_log_target(const struct config_input *in,
+    void *out);
+static const char *config_keys_dns_name(const struct config_input *in,
+    void *out);
 static const char *config_keys_host(const struct config_input *in, void *out);
-static const char *
-config_keys_subject(const struct config_input *in, void *out);
+static const char *config_keys_subject(const struct config_input *in,
+    void *out);
 static const char *config_keys_banner(const struct config_input *in, void *out);
-static const char *
-config_keys_capability(const struct config_input *in, void *out);
+static const char *config_keys_capability(const struct config_input *in,
+    void *out);
 static const char *config_keys_cipher(const struct config_input *in, void *out);
 static const char *config_keys_url(const struct config_input *in, void *out);
-static const char *
-config_keys_address(const struct config_input *in, void *out);
+static const char *config_keys_address(const struct config_input *in,
+    void *out);
 static const char *config_keys_ip(const struct config_input *in, void *out);
 static const char *config_keys_cidr(const struct config_input *in, void *out);
-static const char *
-config_keys_fingerprint(const struct config_input *in, void *out);
-static bool config_keys_below(
-    const struct config_key *section, const struct config_key *key);
-static void
-config_keys_accepts_range(const struct config_key *key, char *buf, size_t size);
-static void
-config_keys_accepts_words(const struct config_key *key, char *buf, size_t size);
-static void config_keys_accepts_section(
-    const struct config_key *section, char *buf, size_t size);
-static const char *config_keys_scale(
-    uint64_t value, const struct config_word *units, char *buf, size_t size);
+static const char *config_keys_fingerprint(const struct config_input *in,
+    void *out);
+static bool config_keys_below(const struct config_key *section,
+    const struct config_key *key);
+static void config_keys_accepts_range(const struct config_key *key, char *buf,
+    size_t size);
+static void config_keys_accepts_words(const struct config_key *key, char *buf,
+    size_t size);
+static void config_keys_accepts_section(const struct config_key *section,
+    char *buf, size_t size);
+static const char *config_keys_scale(uint64_t value,
+    const struct config_word *units, char *buf, size_t size);
 static uint64_t config_keys_text_min(const struct config_key *key);
 static uint64_t config_keys_text_max(const struct config_key *key);
 
@@ -113,8 +113,8 @@ TEXT_TYPE(log_target, "path", "stderr, syslog or a path");
 TEXT_TYPE(dns_name, "name", "a DNS name");
 TEXT_TYPE(host, "host", "a DNS name, or an address without brackets");
 TEXT_TYPE(subject, "name", "a DNS name, also *.NAME");
-TEXT_TYPE(
-    banner, "string", "at most 496 octets without control characters, < and >");
+TEXT_TYPE(banner, "string",
+    "at most 496 octets without control characters, < and >");
 TEXT_TYPE(capability, "string", NULL);
 TEXT_TYPE(cipher, "name", "a standard name such as TLS_AES_128_GCM_SHA256");
 TEXT_TYPE(url, "URL", NULL);
@@ -249,10 +249,11 @@ static const struct config_word config_units_size[] = {
 	(offsetof(struct s, f) + \
 	    0 * sizeof(_Generic(&((struct s *)0)->f, c_type * : 1)))
 /* Enumerations: any, of an int's size. */
-#define WORD_FIELD(s, f)         \
-	(offsetof(struct s, f) + \
-	    0 * sizeof(          \
-		    char[sizeof(((struct s *)0)->f) == sizeof(int) ? 1 : -1]))
+#define WORD_FIELD(s, f)                                                  \
+	(offsetof(struct s, f) +                                          \
+	    0 *                                                           \
+		sizeof(char[sizeof(((struct s *)0)->f) == sizeof(int) ? 1 \
+								      : -1]))
 
 #define SECTION(p, flag, h)                                                  \
 	{                                                                    \
@@ -622,8 +623,8 @@ config_keys_find(const struct config_key *section, const char *name)
 }
 
 const struct config_key *
-config_keys_next(
-    const struct config_key *section, const struct config_key *before)
+config_keys_next(const struct config_key *section,
+    const struct config_key *before)
 {
 	const struct config_key *key = before == NULL ? section : before;
 	const struct config_key *end = config_keys + n_config_keys;
@@ -635,8 +636,8 @@ config_keys_next(
 }
 
 static bool
-config_keys_below(
-    const struct config_key *section, const struct config_key *key)
+config_keys_below(const struct config_key *section,
+    const struct config_key *key)
 {
 	size_t len = strlen(section->path);
 	const char *rest = key->path + len;
@@ -657,8 +658,8 @@ config_keys_name(const struct config_key *key)
 }
 
 const char *
-config_keys_accepts(
-    const struct config_key *key, bool element, char *buf, size_t size)
+config_keys_accepts(const struct config_key *key, bool element, char *buf,
+    size_t size)
 {
 	char one[256];
 
@@ -688,17 +689,17 @@ config_keys_accepts_range(const struct config_key *key, char *buf, size_t size)
 	if (key->type == &config_type_duration)
 		snprintf(buf, size,
 		    "an integer with ms, s, m, h or d, from %s to %s",
-		    config_keys_scale(
-			key->min, config_units_duration, lo, sizeof(lo)),
-		    config_keys_scale(
-			key->max, config_units_duration, hi, sizeof(hi)));
+		    config_keys_scale(key->min, config_units_duration, lo,
+			sizeof(lo)),
+		    config_keys_scale(key->max, config_units_duration, hi,
+			sizeof(hi)));
 	else if (key->type == &config_type_size)
 		snprintf(buf, size,
 		    "an integer, optionally with k, m or g, from %s to %s",
-		    config_keys_scale(
-			key->min, config_units_size, lo, sizeof(lo)),
-		    config_keys_scale(
-			key->max, config_units_size, hi, sizeof(hi)));
+		    config_keys_scale(key->min, config_units_size, lo,
+			sizeof(lo)),
+		    config_keys_scale(key->max, config_units_size, hi,
+			sizeof(hi)));
 	else if (key->type->is_text)
 		snprintf(buf, size, "%s of %u to %u octets%s",
 		    key->type == &config_type_statement ? "a text" : "a line",
@@ -724,15 +725,15 @@ config_keys_accepts_words(const struct config_key *key, char *buf, size_t size)
 		bool last = w[1].text == NULL || *w[1].text == '\0';
 		const char *glue = w == key->words ? "" : last ? " or " : ", ";
 
-		len += (size_t)snprintf(
-		    buf + len, size - len, "%s%s", glue, w->text);
+		len += (size_t)snprintf(buf + len, size - len, "%s%s", glue,
+		    w->text);
 		assert(len < size);
 	}
 }
 
 static void
-config_keys_accepts_section(
-    const struct config_key *section, char *buf, size_t size)
+config_keys_accepts_section(const struct config_key *section, char *buf,
+    size_t size)
 {
 	const struct config_key *key = NULL;
 	size_t len = 0;
@@ -747,8 +748,8 @@ config_keys_accepts_section(
 
 /* 90000 is "90s", 60000 is "1m". */
 static const char *
-config_keys_scale(
-    uint64_t value, const struct config_word *units, char *buf, size_t size)
+config_keys_scale(uint64_t value, const struct config_word *units, char *buf,
+    size_t size)
 {
 	const struct config_word *u = units;
 
@@ -841,8 +842,8 @@ config_keys_integer(const struct config_input *in, uint64_t *out)
 /* Decimal, without a leading zero (octal to YAML 1.1). What does not fit is
  * UINT64_MAX, which no range allows. */
 static bool
-config_keys_digits(
-    const char *text, size_t len, uint64_t *out, size_t *used_out)
+config_keys_digits(const char *text, size_t len, uint64_t *out,
+    size_t *used_out)
 {
 	uint64_t n = 0;
 	size_t i;
@@ -859,8 +860,8 @@ config_keys_digits(
 static const char *
 config_keys_duration(const struct config_input *in, void *out)
 {
-	return config_keys_scaled(
-	    in, config_units_duration, "not a duration", out);
+	return config_keys_scaled(in, config_units_duration, "not a duration",
+	    out);
 }
 
 static const char *
@@ -1048,7 +1049,7 @@ config_keys_is_name(const char *text, size_t len)
 		label = dot + 1;
 	}
 	return config_keys_is_label(label, strlen(label)) &&
-	       strspn(label, "0123456789") < strlen(label);
+	    strspn(label, "0123456789") < strlen(label);
 }
 
 static bool

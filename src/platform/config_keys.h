@@ -84,19 +84,19 @@ const struct config_key *config_keys_root(void);
 const struct config_key *config_keys_element(const struct config_key *named);
 
 /* The row of name in section, or NULL. */
-const struct config_key *
-config_keys_find(const struct config_key *section, const char *name);
+const struct config_key *config_keys_find(const struct config_key *section,
+    const char *name);
 
 /* The rows directly below section, one after the other; first is NULL. */
-const struct config_key *config_keys_next(
-    const struct config_key *section, const struct config_key *before);
+const struct config_key *config_keys_next(const struct config_key *section,
+    const struct config_key *before);
 
 /* The last part of its path. */
 const char *config_keys_name(const struct config_key *key);
 
 /* "an integer from 0 to 1024", for people. element: one of a list. Returns
  * buf. */
-const char *config_keys_accepts(
-    const struct config_key *key, bool element, char *buf, size_t size);
+const char *config_keys_accepts(const struct config_key *key, bool element,
+    char *buf, size_t size);
 
 #endif

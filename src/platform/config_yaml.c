@@ -54,35 +54,35 @@ struct config_yaml {
 };
 
 static const struct config_node *config_yaml_document(struct config_yaml *y);
-static const struct config_node *
-config_yaml_node(struct config_yaml *y, yaml_event_t *event, size_t depth);
-static const struct config_node *config_yaml_value(
-    struct config_yaml *y, const yaml_event_t *event, size_t depth);
-static struct config_node *config_yaml_node_new(
-    struct config_yaml *y, enum config_node_kind kind, yaml_mark_t at);
-static const struct config_node *
-config_yaml_scalar(struct config_yaml *y, const yaml_event_t *event);
-static const struct config_node *config_yaml_list(
-    struct config_yaml *y, const yaml_event_t *event, size_t depth);
-static const struct config_node *
-config_yaml_map(struct config_yaml *y, const yaml_event_t *event, size_t depth);
-static struct config_entry *
-config_yaml_key(struct config_yaml *y, const yaml_event_t *event);
+static const struct config_node *config_yaml_node(struct config_yaml *y,
+    yaml_event_t *event, size_t depth);
+static const struct config_node *config_yaml_value(struct config_yaml *y,
+    const yaml_event_t *event, size_t depth);
+static struct config_node *config_yaml_node_new(struct config_yaml *y,
+    enum config_node_kind kind, yaml_mark_t at);
+static const struct config_node *config_yaml_scalar(struct config_yaml *y,
+    const yaml_event_t *event);
+static const struct config_node *config_yaml_list(struct config_yaml *y,
+    const yaml_event_t *event, size_t depth);
+static const struct config_node *config_yaml_map(struct config_yaml *y,
+    const yaml_event_t *event, size_t depth);
+static struct config_entry *config_yaml_key(struct config_yaml *y,
+    const yaml_event_t *event);
 static bool config_yaml_adopt(struct config_yaml *y, struct config_node *parent,
     struct config_entry ***tail, struct config_entry *entry);
 static void config_yaml_sort(struct config_yaml *y, struct config_node *map);
 static int config_yaml_entry_compare(const void *a, const void *b);
-static const struct config_node *config_yaml_alias(
-    struct config_yaml *y, const yaml_event_t *event, size_t depth);
+static const struct config_node *config_yaml_alias(struct config_yaml *y,
+    const yaml_event_t *event, size_t depth);
 static bool config_yaml_anchor(struct config_yaml *y, const yaml_event_t *event,
     const struct config_node *node);
 static bool config_yaml_tagged(const yaml_event_t *event);
-static const char *config_yaml_expand(
-    struct config_yaml *y, const char *raw, size_t len, bool *expanded_out);
-static const char *config_yaml_variable(
-    struct config_yaml *y, const char *raw, size_t len, size_t *used_out);
-static bool
-config_yaml_append(struct config_yaml *y, const char *text, size_t len);
+static const char *config_yaml_expand(struct config_yaml *y, const char *raw,
+    size_t len, bool *expanded_out);
+static const char *config_yaml_variable(struct config_yaml *y, const char *raw,
+    size_t len, size_t *used_out);
+static bool config_yaml_append(struct config_yaml *y, const char *text,
+    size_t len);
 static bool config_yaml_utf8(const char *text, size_t len);
 static size_t config_yaml_utf8_len(const unsigned char *s, size_t len);
 static bool config_yaml_next(struct config_yaml *y, yaml_event_t *event);
@@ -91,8 +91,9 @@ static void config_yaml_reader_fault(struct config_yaml *y);
 static bool config_yaml_fault(struct config_yaml *y, struct config_mark mark,
     const char *fmt, ...) PRINTF_LIKE(3, 4);
 static struct config_mark config_yaml_mark(yaml_mark_t at);
-static const struct config_node *
-config_yaml_lookup(const struct config_node *map, const char *key, size_t len);
+static const struct config_node *config_yaml_lookup(const struct config_node
+							*map,
+    const char *key, size_t len);
 static size_t config_yaml_step_list(const struct config_node *list,
     const char *path, const struct config_node **value_out);
 static size_t config_yaml_step(const struct config_node *node, const char *path,
@@ -122,8 +123,8 @@ config_yaml_parse(const char *text, size_t len, struct config_fault *fault)
 	y->text = text;
 	y->len = len;
 	yaml_parser_set_encoding(&y->parser, YAML_UTF8_ENCODING);
-	yaml_parser_set_input_string(
-	    &y->parser, (const unsigned char *)text, len);
+	yaml_parser_set_input_string(&y->parser, (const unsigned char *)text,
+	    len);
 	tree->root = config_yaml_document(y);
 	yaml_parser_delete(&y->parser);
 	secret_wipe(y->scalar, sizeof(y->scalar));
@@ -205,8 +206,8 @@ config_yaml_lookup(const struct config_node *map, const char *key, size_t len)
 }
 
 const struct config_node *
-config_yaml_find(
-    const struct config_tree *tree, const char *path, bool *exact_out)
+config_yaml_find(const struct config_tree *tree, const char *path,
+    bool *exact_out)
 {
 	const struct config_node *node = tree->root, *value = NULL;
 	size_t used;
@@ -322,8 +323,8 @@ config_yaml_node(struct config_yaml *y, yaml_event_t *event, size_t depth)
 }
 
 static const struct config_node *
-config_yaml_value(
-    struct config_yaml *y, const yaml_event_t *event, size_t depth)
+config_yaml_value(struct config_yaml *y, const yaml_event_t *event,
+    size_t depth)
 {
 	if (event->type == YAML_SCALAR_EVENT)
 		return config_yaml_scalar(y, event);
@@ -336,8 +337,8 @@ config_yaml_value(
 }
 
 static struct config_node *
-config_yaml_node_new(
-    struct config_yaml *y, enum config_node_kind kind, yaml_mark_t at)
+config_yaml_node_new(struct config_yaml *y, enum config_node_kind kind,
+    yaml_mark_t at)
 {
 	struct config_node *node = config_yaml_alloc(y->tree, 1, sizeof(*node));
 
@@ -435,8 +436,8 @@ config_yaml_key(struct config_yaml *y, const yaml_event_t *event)
 	key = (const char *)event->data.scalar.value;
 	len = event->data.scalar.length;
 	if (memchr(key, '\0', len) != NULL || len > CONFIG_SCALAR_MAX) {
-		config_yaml_fault(
-		    y, mark, "the key holds a NUL or is too long (a name)");
+		config_yaml_fault(y, mark,
+		    "the key holds a NUL or is too long (a name)");
 		return NULL;
 	}
 	entry = config_yaml_alloc(y->tree, 1, sizeof(*entry));
@@ -504,17 +505,17 @@ config_yaml_entry_compare(const void *a, const void *b)
 
 	if (order == 0)
 		order = (l->mark.line > r->mark.line) -
-			(l->mark.line < r->mark.line);
+		    (l->mark.line < r->mark.line);
 	if (order == 0)
 		order = (l->mark.column > r->mark.column) -
-			(l->mark.column < r->mark.column);
+		    (l->mark.column < r->mark.column);
 	return order;
 }
 
 /* An anchor is known when its value is complete, so none holds itself. */
 static const struct config_node *
-config_yaml_alias(
-    struct config_yaml *y, const yaml_event_t *event, size_t depth)
+config_yaml_alias(struct config_yaml *y, const yaml_event_t *event,
+    size_t depth)
 {
 	const char *name = (const char *)event->data.alias.anchor;
 	struct config_mark mark = config_yaml_mark(event->start_mark);
@@ -532,8 +533,8 @@ config_yaml_alias(
 		    CONFIG_DEPTH_MAX);
 		return NULL;
 	}
-	config_yaml_fault(
-	    y, mark, "an alias without its anchor (an anchor set before)");
+	config_yaml_fault(y, mark,
+	    "an alias without its anchor (an anchor set before)");
 	return NULL;
 }
 
@@ -559,8 +560,8 @@ config_yaml_anchor(struct config_yaml *y, const yaml_event_t *event,
 		return config_yaml_fault(y, node->mark,
 		    "too many anchors (at most %d)", CONFIG_ANCHOR_MAX);
 	if (i == y->n_anchor)
-		y->anchor[y->n_anchor++].name = config_yaml_strndup(
-		    y->tree, (const char *)name, strlen((const char *)name));
+		y->anchor[y->n_anchor++].name = config_yaml_strndup(y->tree,
+		    (const char *)name, strlen((const char *)name));
 	y->anchor[i].node = node;
 	return true;
 }
@@ -580,8 +581,8 @@ config_yaml_tagged(const yaml_event_t *event)
 
 /* Puts raw into y->scalar, each ${NAME} replaced. NULL, or what is wrong. */
 static const char *
-config_yaml_expand(
-    struct config_yaml *y, const char *raw, size_t len, bool *expanded_out)
+config_yaml_expand(struct config_yaml *y, const char *raw, size_t len,
+    bool *expanded_out)
 {
 	size_t i = 0, used;
 
@@ -610,16 +611,16 @@ config_yaml_expand(
 
 /* raw begins with "${". */
 static const char *
-config_yaml_variable(
-    struct config_yaml *y, const char *raw, size_t len, size_t *used_out)
+config_yaml_variable(struct config_yaml *y, const char *raw, size_t len,
+    size_t *used_out)
 {
 	const char *value;
 	char name[65], text[128];
 	size_t n = 0, i = 2;
 
 	while (i < len && n < sizeof(name) - 1 &&
-	       (isalpha((unsigned char)raw[i]) || raw[i] == '_' ||
-		   (n > 0 && isdigit((unsigned char)raw[i]))))
+	    (isalpha((unsigned char)raw[i]) || raw[i] == '_' ||
+		(n > 0 && isdigit((unsigned char)raw[i]))))
 		name[n++] = raw[i++];
 	name[n] = '\0';
 	if (n == 0 || i == len || raw[i] != '}')
@@ -637,8 +638,8 @@ config_yaml_variable(
 		return config_yaml_strndup(y->tree, text, strlen(text));
 	}
 	return config_yaml_append(y, value, strlen(value))
-		   ? NULL
-		   : config_yaml_too_long;
+	    ? NULL
+	    : config_yaml_too_long;
 }
 
 static bool
@@ -738,8 +739,8 @@ config_yaml_reader_fault(struct config_yaml *y)
 
 /* Always false. The first fault is the one that counts. */
 static bool
-config_yaml_fault(
-    struct config_yaml *y, struct config_mark mark, const char *fmt, ...)
+config_yaml_fault(struct config_yaml *y, struct config_mark mark,
+    const char *fmt, ...)
 {
 	va_list ap;
 

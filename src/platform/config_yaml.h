@@ -66,22 +66,22 @@ struct config_fault {
 #define CONFIG_SCALAR_MAX (16 * 1024)
 
 /* One document whose root is a mapping, or NULL and the reason. */
-struct config_tree *
-config_yaml_parse(const char *text, size_t len, struct config_fault *fault);
+struct config_tree *config_yaml_parse(const char *text, size_t len,
+    struct config_fault *fault);
 void config_yaml_free(struct config_tree **tree);
 
 /* Zeroed memory that lives as long as the tree. */
 void *config_yaml_alloc(struct config_tree *tree, size_t n, size_t size);
-char *
-config_yaml_strndup(struct config_tree *tree, const char *text, size_t len);
+char *config_yaml_strndup(struct config_tree *tree, const char *text,
+    size_t len);
 
 /* The value of key in a mapping, or NULL: not there, or no mapping. */
-const struct config_node *
-config_yaml_get(const struct config_node *map, const char *key);
+const struct config_node *config_yaml_get(const struct config_node *map,
+    const char *key);
 
 /* Follows "listener.pop3s.bind[0]" as far as the tree goes; exact_out says
  * whether that was all the way. */
-const struct config_node *config_yaml_find(
-    const struct config_tree *tree, const char *path, bool *exact_out);
+const struct config_node *config_yaml_find(const struct config_tree *tree,
+    const char *path, bool *exact_out);
 
 #endif

@@ -54,8 +54,7 @@ log_open_path(const char *path, struct err *err)
 }
 
 int
-log_open(const char *target, enum log_format format, int level,
-    struct err *err)
+log_open(const char *target, enum log_format format, int level, struct err *err)
 {
 	enum log_kind kind = LOG_TO_FILE;
 	int fd = STDERR_FILENO, old;
@@ -150,8 +149,7 @@ log_stamp(struct log_line *l)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(stamp, sizeof(stamp), "%s.%03ldZ", day,
-	    ts.tv_nsec / 1000000);
+	snprintf(stamp, sizeof(stamp), "%s.%03ldZ", day, ts.tv_nsec / 1000000);
 	if (l->json) {
 		log_puts(l, "{\"time\":\"");
 		log_puts(l, stamp);
@@ -192,10 +190,11 @@ log_begin(struct log_line *l, int level, const char *fmt, ...)
 static size_t
 log_utf8(const unsigned char *s, size_t len)
 {
-	size_t n = s[0] < 0x80 ? 1 :
-	    s[0] >= 0xc2 && s[0] < 0xe0 ? 2 :
-	    s[0] >= 0xe0 && s[0] < 0xf0 ? 3 :
-	    s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+	size_t n = s[0] < 0x80		  ? 1
+	    : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+	    : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+	    : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+					  : 0;
 
 	if (n == 0 || n > len)
 		return 0;

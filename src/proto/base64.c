@@ -18,12 +18,12 @@
 /* What one call to OpenSSL decodes: whole groups, on the stack. */
 #define BASE64_CHUNK 256
 
-static bool base64_decode_digits(
-    const char *text, size_t n, const char *extra, char *out, size_t *len_out);
+static bool base64_decode_digits(const char *text, size_t n, const char *extra,
+    char *out, size_t *len_out);
 static bool base64_digits_valid(const char *text, size_t n, const char *extra);
 static int base64_digit(char c, const char *extra);
-static void
-base64_to_standard(const char *text, size_t n, const char *extra, char *out);
+static void base64_to_standard(const char *text, size_t n, const char *extra,
+    char *out);
 static size_t base64_padding(const char *text, size_t len);
 
 bool
@@ -31,8 +31,8 @@ base64_decode(const char *text, size_t len, char *out, size_t *len_out)
 {
 	if (len % 4 != 0)
 		return false;
-	return base64_decode_digits(
-	    text, len - base64_padding(text, len), "+/", out, len_out);
+	return base64_decode_digits(text, len - base64_padding(text, len), "+/",
+	    out, len_out);
 }
 
 bool
@@ -50,8 +50,8 @@ size_t
 base64_encode(const void *data, size_t len, char *out)
 {
 	assert(len <= INT_MAX / 2);
-	return (size_t)EVP_EncodeBlock(
-	    (unsigned char *)out, (const unsigned char *)data, (int)len);
+	return (size_t)EVP_EncodeBlock((unsigned char *)out,
+	    (const unsigned char *)data, (int)len);
 }
 
 /* The number of "=" that end the last group of four. */
@@ -65,8 +65,8 @@ base64_padding(const char *text, size_t len)
 
 /* Decodes n digits, padding off. extra: the digits 62 and 63. */
 static bool
-base64_decode_digits(
-    const char *text, size_t n, const char *extra, char *out, size_t *len_out)
+base64_decode_digits(const char *text, size_t n, const char *extra, char *out,
+    size_t *len_out)
 {
 	char chunk[BASE64_CHUNK];
 	size_t done, part;

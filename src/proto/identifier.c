@@ -9,11 +9,11 @@
 #include <string.h>
 
 static bool identifier_octets_good(const char *name, size_t len);
-static size_t identifier_cut(
-    const struct identifier_rules *rules, const char *name, size_t len);
+static size_t identifier_cut(const struct identifier_rules *rules,
+    const char *name, size_t len);
 static bool identifier_append(char *out, size_t *len, const char *s, size_t n);
-static bool
-identifier_append_domain(char *out, size_t *len, const char *domain);
+static bool identifier_append_domain(char *out, size_t *len,
+    const char *domain);
 static void identifier_lower(char *s, size_t len);
 
 enum identifier_status
@@ -60,8 +60,8 @@ identifier_octets_good(const char *name, size_t len)
 
 /* The length of what stands before the first separator, whichever it is. */
 static size_t
-identifier_cut(
-    const struct identifier_rules *rules, const char *name, size_t len)
+identifier_cut(const struct identifier_rules *rules, const char *name,
+    size_t len)
 {
 	for (size_t i = 0; i < rules->n_separators; i++) {
 		const char *sep = rules->separators[i];
@@ -92,7 +92,7 @@ identifier_append_domain(char *out, size_t *len, const char *domain)
 	if (domain[0] == '\0' || memchr(out, '@', *len) != NULL)
 		return true;
 	return identifier_append(out, len, "@", 1) &&
-	       identifier_append(out, len, domain, strlen(domain));
+	    identifier_append(out, len, domain, strlen(domain));
 }
 
 /* Not tolower(3): a locale must not change who is looked up. */

@@ -17,15 +17,15 @@
 #define JWT_DEPTH_MAX 8
 
 static void jwt_wipe_jansson(void) __attribute__((constructor));
-static bool jwt_payload(
-    const char *token, size_t len, const char **part_out, size_t *part_len_out);
-static bool jwt_sw1_address(
-    const char *token, size_t len, const char **part_out, size_t *part_len_out);
+static bool jwt_payload(const char *token, size_t len, const char **part_out,
+    size_t *part_len_out);
+static bool jwt_sw1_address(const char *token, size_t len,
+    const char **part_out, size_t *part_len_out);
 static bool jwt_claims_account(const char *json, size_t len,
     const char *first_claim, char *out, size_t size);
 static bool jwt_depth_good(const char *json, size_t len);
-static bool
-jwt_claim(const json_t *claims, const char *name, char *out, size_t size);
+static bool jwt_claim(const json_t *claims, const char *name, char *out,
+    size_t size);
 static bool jwt_take_address(const char *s, size_t len, char *out, size_t size);
 static bool jwt_address_good(const char *s, size_t len);
 
@@ -67,8 +67,8 @@ jwt_account(const char *token, size_t len, const char *first_claim, char *out,
 
 /* "sw1.ANYTHING.ADDRESS" */
 static bool
-jwt_sw1_address(
-    const char *token, size_t len, const char **part_out, size_t *part_len_out)
+jwt_sw1_address(const char *token, size_t len, const char **part_out,
+    size_t *part_len_out)
 {
 	const char *dot;
 
@@ -82,8 +82,8 @@ jwt_sw1_address(
 
 /* "HEADER.PAYLOAD.SIGNATURE": two dots (an encrypted one has four). */
 static bool
-jwt_payload(
-    const char *token, size_t len, const char **part_out, size_t *part_len_out)
+jwt_payload(const char *token, size_t len, const char **part_out,
+    size_t *part_len_out)
 {
 	const char *end = token + len, *first, *second;
 
@@ -155,8 +155,8 @@ jwt_claim(const json_t *claims, const char *name, char *out, size_t size)
 	const json_t *value = json_object_get(claims, name);
 
 	return json_is_string(value) &&
-	       jwt_take_address(json_string_value(value),
-		   json_string_length(value), out, size);
+	    jwt_take_address(json_string_value(value),
+		json_string_length(value), out, size);
 }
 
 static bool

@@ -227,8 +227,8 @@ pop3_reply_about_password(const struct pop3_reply *reply)
 	if (reply->code == POP3_CODE_AUTH)
 		return true;
 	for (size_t i = 0; i < reply->text_len; i++)
-		if (pop3_starts(
-			reply->text + i, reply->text_len - i, "password"))
+		if (pop3_starts(reply->text + i, reply->text_len - i,
+			"password"))
 			return true;
 	return false;
 }
@@ -255,8 +255,8 @@ pop3_greeting_offers_xclient(const struct pop3_reply *greeting)
 }
 
 void
-pop3_capability_add(
-    struct pop3_capabilities *caps, const char *line, size_t len)
+pop3_capability_add(struct pop3_capabilities *caps, const char *line,
+    size_t len)
 {
 	size_t n = pop3_word(line, len);
 

@@ -73,60 +73,60 @@ struct proxy_writer {
 	bool full;
 };
 
-static bool proxy_begins(
-    const uint8_t *data, size_t len, const uint8_t *sig, size_t sig_len);
+static bool proxy_begins(const uint8_t *data, size_t len, const uint8_t *sig,
+    size_t sig_len);
 static enum proxy_status proxy_v1_parse(const uint8_t *data, size_t len,
     struct proxy_header *out, size_t *used_out);
-static bool
-proxy_v1_line_parse(const uint8_t *line, size_t len, struct proxy_header *out);
+static bool proxy_v1_line_parse(const uint8_t *line, size_t len,
+    struct proxy_header *out);
 static bool proxy_v1_addr(const struct proxy_slice *ip,
     const struct proxy_slice *port, bool v6, struct addr *out);
 static bool proxy_v1_port(const struct proxy_slice *word, uint16_t *out);
 static bool proxy_is(const struct proxy_slice *word, const char *text);
 static enum proxy_status proxy_v2_parse(const uint8_t *data, size_t len,
     struct proxy_header *out, size_t *used_out);
-static bool proxy_v2_block_parse(
-    const struct proxy_slice *header, struct proxy_header *out);
-static void proxy_v2_addr(
-    const uint8_t *ip, const uint8_t *port, bool v6, struct addr *out);
-static bool proxy_tlvs_parse(
-    const struct proxy_slice *header, size_t at, struct proxy_header *out);
-static bool proxy_tlv_next(
-    struct proxy_slice *rest, uint8_t *type_out, struct proxy_slice *value_out);
-static uint32_t
-proxy_crc32c(const struct proxy_slice *header, const struct proxy_slice *blank);
+static bool proxy_v2_block_parse(const struct proxy_slice *header,
+    struct proxy_header *out);
+static void proxy_v2_addr(const uint8_t *ip, const uint8_t *port, bool v6,
+    struct addr *out);
+static bool proxy_tlvs_parse(const struct proxy_slice *header, size_t at,
+    struct proxy_header *out);
+static bool proxy_tlv_next(struct proxy_slice *rest, uint8_t *type_out,
+    struct proxy_slice *value_out);
+static uint32_t proxy_crc32c(const struct proxy_slice *header,
+    const struct proxy_slice *blank);
 static uint16_t proxy_get16(const uint8_t *p);
 static bool proxy_values_good(const struct proxy_out *p);
 static bool proxy_text_good(const char *text);
 static void proxy_put(struct proxy_writer *w, const void *data, size_t len);
 static void proxy_put16(struct proxy_writer *w, size_t n);
 static void proxy_put_ip(struct proxy_writer *w, const struct addr *a, bool v6);
-static void proxy_put_tlv(
-    struct proxy_writer *w, uint8_t type, const void *data, size_t len);
+static void proxy_put_tlv(struct proxy_writer *w, uint8_t type,
+    const void *data, size_t len);
 static void proxy_put_ssl(struct proxy_writer *w, const struct proxy_out *p);
-static void
-proxy_put_text(struct proxy_writer *w, uint8_t type, const char *text);
+static void proxy_put_text(struct proxy_writer *w, uint8_t type,
+    const char *text);
 static void proxy_set_length(struct proxy_writer *w, size_t at);
 
 enum proxy_status
-proxy_header_parse(
-    const uint8_t *data, size_t len, struct proxy_header *out, size_t *used_out)
+proxy_header_parse(const uint8_t *data, size_t len, struct proxy_header *out,
+    size_t *used_out)
 {
 	memset(out, 0, sizeof(*out));
 	*used_out = 0;
-	if (proxy_begins(
-		data, len, proxy_v2_signature, sizeof(proxy_v2_signature)))
+	if (proxy_begins(data, len, proxy_v2_signature,
+		sizeof(proxy_v2_signature)))
 		return proxy_v2_parse(data, len, out, used_out);
-	if (proxy_begins(
-		data, len, proxy_v1_signature, sizeof(proxy_v1_signature)))
+	if (proxy_begins(data, len, proxy_v1_signature,
+		sizeof(proxy_v1_signature)))
 		return proxy_v1_parse(data, len, out, used_out);
 	return PROXY_NONE;
 }
 
 /* As far as both go. */
 static bool
-proxy_begins(
-    const uint8_t *data, size_t len, const uint8_t *sig, size_t sig_len)
+proxy_begins(const uint8_t *data, size_t len, const uint8_t *sig,
+    size_t sig_len)
 {
 	size_t n = len < sig_len ? len : sig_len;
 
@@ -134,8 +134,8 @@ proxy_begins(
 }
 
 static enum proxy_status
-proxy_v1_parse(
-    const uint8_t *data, size_t len, struct proxy_header *out, size_t *used_out)
+proxy_v1_parse(const uint8_t *data, size_t len, struct proxy_header *out,
+    size_t *used_out)
 {
 	size_t n = len < PROXY_V1_MAX ? len : PROXY_V1_MAX;
 	const uint8_t *lf = memchr(data, '\n', n);
@@ -182,9 +182,9 @@ proxy_v1_line_parse(const uint8_t *line, size_t len, struct proxy_header *out)
 		return true;
 	v6 = n == 6 && proxy_is(&word[1], "TCP6");
 	return n == 6 && word[5].data + word[5].len == end &&
-	       (v6 || proxy_is(&word[1], "TCP4")) &&
-	       proxy_v1_addr(&word[2], &word[4], v6, &out->src) &&
-	       proxy_v1_addr(&word[3], &word[5], v6, &out->dst);
+	    (v6 || proxy_is(&word[1], "TCP4")) &&
+	    proxy_v1_addr(&word[2], &word[4], v6, &out->src) &&
+	    proxy_v1_addr(&word[3], &word[5], v6, &out->dst);
 }
 
 static bool
@@ -227,12 +227,12 @@ static bool
 proxy_is(const struct proxy_slice *word, const char *text)
 {
 	return word->len == strlen(text) &&
-	       memcmp(word->data, text, word->len) == 0;
+	    memcmp(word->data, text, word->len) == 0;
 }
 
 static enum proxy_status
-proxy_v2_parse(
-    const uint8_t *data, size_t len, struct proxy_header *out, size_t *used_out)
+proxy_v2_parse(const uint8_t *data, size_t len, struct proxy_header *out,
+    size_t *used_out)
 {
 	struct proxy_slice header = {.data = data};
 
@@ -305,8 +305,8 @@ proxy_v2_addr(const uint8_t *ip, const uint8_t *port, bool v6, struct addr *out)
 
 /* One that we know and that comes twice could mean either. */
 static bool
-proxy_tlvs_parse(
-    const struct proxy_slice *header, size_t at, struct proxy_header *out)
+proxy_tlvs_parse(const struct proxy_slice *header, size_t at,
+    struct proxy_header *out)
 {
 	struct proxy_slice rest = {header->data + at, header->len - at}, value;
 	unsigned seen = 0;
@@ -329,8 +329,8 @@ proxy_tlvs_parse(
 
 /* Takes one off the front of rest; false: it overruns. */
 static bool
-proxy_tlv_next(
-    struct proxy_slice *rest, uint8_t *type_out, struct proxy_slice *value_out)
+proxy_tlv_next(struct proxy_slice *rest, uint8_t *type_out,
+    struct proxy_slice *value_out)
 {
 	size_t n;
 
@@ -362,8 +362,8 @@ proxy_tlv_crc32c(const struct proxy_slice *header, const struct proxy_slice *v,
     struct proxy_header *out UNUSED)
 {
 	return v->len == 4 &&
-	       ((uint32_t)proxy_get16(v->data) << 16 |
-		   proxy_get16(v->data + 2)) == proxy_crc32c(header, v);
+	    ((uint32_t)proxy_get16(v->data) << 16 | proxy_get16(v->data + 2)) ==
+	    proxy_crc32c(header, v);
 }
 
 static bool
@@ -438,7 +438,7 @@ proxy_header_format(const struct proxy_out *p, uint8_t *out, size_t size)
 	if (!proxy_values_good(p))
 		return 0;
 	v6 = p->src.u.sa.sa_family == AF_INET6 ||
-	     p->dst.u.sa.sa_family == AF_INET6;
+	    p->dst.u.sa.sa_family == AF_INET6;
 	if (v6)
 		head[1] = PROXY_TCP6;
 	proxy_put(&w, proxy_v2_signature, sizeof(proxy_v2_signature));
@@ -452,8 +452,8 @@ proxy_header_format(const struct proxy_out *p, uint8_t *out, size_t size)
 		proxy_put_ssl(&w, p);
 	proxy_put_text(&w, PROXY_TLV_SESSION, p->session);
 	if (p->ttl != 0)
-		proxy_put_tlv(
-		    &w, PROXY_TLV_TTL, &(uint8_t){(uint8_t)p->ttl}, 1);
+		proxy_put_tlv(&w, PROXY_TLV_TTL, &(uint8_t){(uint8_t)p->ttl},
+		    1);
 	proxy_set_length(&w, PROXY_V2_HEAD - 2);
 	return w.full ? 0 : w.len;
 }
@@ -472,7 +472,7 @@ proxy_values_good(const struct proxy_out *p)
 	    !xclient_session_valid(session, strlen(session)))
 		return false;
 	return proxy_text_good(p->tls_version) &&
-	       proxy_text_good(p->tls_cipher);
+	    proxy_text_good(p->tls_cipher);
 }
 
 /* NULL, or printable ASCII of a sane length. */
@@ -525,8 +525,8 @@ proxy_put_ip(struct proxy_writer *w, const struct addr *a, bool v6)
 }
 
 static void
-proxy_put_tlv(
-    struct proxy_writer *w, uint8_t type, const void *data, size_t len)
+proxy_put_tlv(struct proxy_writer *w, uint8_t type, const void *data,
+    size_t len)
 {
 	proxy_put(w, &type, 1);
 	proxy_put16(w, len);

@@ -31,20 +31,20 @@ struct sasl_pairs {
 	size_t n;
 };
 
-static bool sasl_gs2_header_parse(
-    const char **frame, const char *end, struct sasl_slice *authzid_out);
-static bool
-sasl_gs2_decode(const char *name, size_t len, char *out, size_t *len_out);
-static bool
-sasl_pairs_parse(const char *frame, const char *end, struct sasl_pairs *pairs);
-static bool
-sasl_pair_add(struct sasl_pairs *pairs, const char *start, const char *end);
-static bool
-sasl_key_good(const struct sasl_pairs *pairs, const char *key, size_t len);
-static const struct sasl_slice *
-sasl_pair_find(const struct sasl_pairs *pairs, const char *key);
-static bool
-sasl_token_parse(const struct sasl_slice *auth, struct sasl_bearer *out);
+static bool sasl_gs2_header_parse(const char **frame, const char *end,
+    struct sasl_slice *authzid_out);
+static bool sasl_gs2_decode(const char *name, size_t len, char *out,
+    size_t *len_out);
+static bool sasl_pairs_parse(const char *frame, const char *end,
+    struct sasl_pairs *pairs);
+static bool sasl_pair_add(struct sasl_pairs *pairs, const char *start,
+    const char *end);
+static bool sasl_key_good(const struct sasl_pairs *pairs, const char *key,
+    size_t len);
+static const struct sasl_slice *sasl_pair_find(const struct sasl_pairs *pairs,
+    const char *key);
+static bool sasl_token_parse(const struct sasl_slice *auth,
+    struct sasl_bearer *out);
 
 const char *
 sasl_name(enum sasl_mechanism mech)
@@ -120,8 +120,8 @@ sasl_gs2_name_decode(const char *name, size_t len, char *out, size_t *len_out)
 
 /* "n,a=NAME," and the first separator; moves *frame behind it. */
 static bool
-sasl_gs2_header_parse(
-    const char **frame, const char *end, struct sasl_slice *authzid_out)
+sasl_gs2_header_parse(const char **frame, const char *end,
+    struct sasl_slice *authzid_out)
 {
 	const char *p = *frame, *comma;
 	size_t decoded_len;
@@ -139,8 +139,8 @@ sasl_gs2_header_parse(
 	authzid_out->data = comma != p ? p + 2 : p;
 	authzid_out->len = (size_t)(comma - authzid_out->data);
 	*frame = comma + 2;
-	return sasl_gs2_decode(
-	    authzid_out->data, authzid_out->len, NULL, &decoded_len);
+	return sasl_gs2_decode(authzid_out->data, authzid_out->len, NULL,
+	    &decoded_len);
 }
 
 /* out NULL: only checks. */

@@ -28,22 +28,22 @@ struct xclient_parse {
 	uint16_t port, dest_port;
 };
 
-static bool
-xclient_set_addr(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_port(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_dest_addr(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_dest_port(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_session(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_ttl(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_transport(struct xclient_parse *p, const struct xclient_value *v);
-static bool
-xclient_set_dest_name(struct xclient_parse *p, const struct xclient_value *v);
+static bool xclient_set_addr(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_port(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_dest_addr(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_dest_port(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_session(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_ttl(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_transport(struct xclient_parse *p,
+    const struct xclient_value *v);
+static bool xclient_set_dest_name(struct xclient_parse *p,
+    const struct xclient_value *v);
 
 static const struct {
 	const char *name;
@@ -60,12 +60,12 @@ static const struct {
 };
 
 static bool xclient_values_good(const struct xclient *x);
-static void
-xclient_put(struct xclient_line *line, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void xclient_put(struct xclient_line *line, const char *fmt, ...)
+    PRINTF_LIKE(2, 3);
 static void xclient_put_addr(struct xclient_line *line, const char *prefix,
     const struct addr *a, bool has_port);
-static bool xclient_word_parse(
-    struct xclient_parse *p, const char *word, size_t len, unsigned *seen);
+static bool xclient_word_parse(struct xclient_parse *p, const char *word,
+    size_t len, unsigned *seen);
 static bool xclient_is(const struct xclient_value *v, const char *text);
 static bool xclient_addr_parse(const struct xclient_value *v, struct addr *out);
 static bool xclient_number_parse(const struct xclient_value *v,
@@ -90,8 +90,8 @@ xclient_format(const struct xclient *x, char *out, size_t size)
 	if (x->ttl != 0)
 		xclient_put(&line, " TTL=%u", x->ttl);
 	if (x->transport != XCLIENT_TRANSPORT_UNSET)
-		xclient_put(
-		    &line, " CLIENT-TRANSPORT=%s", transports[x->transport]);
+		xclient_put(&line, " CLIENT-TRANSPORT=%s",
+		    transports[x->transport]);
 	if (x->dest_name[0] != '\0')
 		xclient_put(&line, " DESTNAME=%s", x->dest_name);
 	return line.full || line.len > XCLIENT_LINE_MAX ? 0 : line.len;
@@ -169,8 +169,8 @@ xclient_parse(const char *arg, size_t len, struct xclient *out)
 }
 
 static bool
-xclient_word_parse(
-    struct xclient_parse *p, const char *word, size_t len, unsigned *seen)
+xclient_word_parse(struct xclient_parse *p, const char *word, size_t len,
+    unsigned *seen)
 {
 	const char *equals = memchr(word, '=', len);
 	struct xclient_value name = {.data = word}, value;
@@ -198,7 +198,7 @@ static bool
 xclient_is(const struct xclient_value *v, const char *text)
 {
 	return v->len == strlen(text) &&
-	       strncasecmp(v->data, text, v->len) == 0;
+	    strncasecmp(v->data, text, v->len) == 0;
 }
 
 static bool

@@ -16,8 +16,8 @@ int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 
 /* As root with server.user: becomes that user and its groups for good. In any
  * case no new privileges and no core dumps: memory holds passwords. */
-int listen_drop_privileges(const struct config *cfg, struct err *err)
-    MUST_CHECK;
+int listen_drop_privileges(const struct config *cfg,
+    struct err *err) MUST_CHECK;
 
 /* As many descriptors as the system lets us have; returns how many. */
 unsigned long listen_raise_limits(void);

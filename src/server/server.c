@@ -201,8 +201,8 @@ server_start(struct server *sv, struct config *cfg,
 		config_free(&cfg);
 		return EX_OSERR;
 	}
-	rt = runtime_new(cfg, NULL, sv->runtime_worker, sv->n_workers,
-	    problems);
+	rt =
+	    runtime_new(cfg, NULL, sv->runtime_worker, sv->n_workers, problems);
 	if (rt == NULL) {
 		server_report(problems);
 		return EX_CONFIG;
@@ -272,8 +272,8 @@ server_count(struct server *sv, const char *name)
 	struct worker_count *c;
 
 	LL_FOREACH(sv->counts, c)
-		if (strcmp(c->name, name) == 0)
-			return c;
+	if (strcmp(c->name, name) == 0)
+		return c;
 	c = calloc(1, sizeof(*c) + strlen(name) + 1);
 	if (c == NULL)
 		return NULL;
@@ -413,16 +413,17 @@ server_reload(struct server *sv)
 	struct err err = {""};
 
 	if (cfg != NULL)
-		rt = runtime_new(cfg, sv->rt, sv->runtime_worker,
-		    sv->n_workers, &problems);
+		rt = runtime_new(cfg, sv->rt, sv->runtime_worker, sv->n_workers,
+		    &problems);
 	server_log_problems(&problems);
 	config_problems_clear(&problems);
 	if (rt != NULL && server_publish(sv, rt, &err) == -1)
 		runtime_discard(&rt);
 	if (rt == NULL) {
-		log_msg(LOG_ERR, "reload failed%s%s; the old configuration "
-				 "stays", err.text[0] != '\0' ? ": " : "",
-		    err.text);
+		log_msg(LOG_ERR,
+		    "reload failed%s%s; the old configuration "
+		    "stays",
+		    err.text[0] != '\0' ? ": " : "", err.text);
 		return;
 	}
 	cfg = rt->cfg;
@@ -440,8 +441,8 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 {
 	struct server *sv = arg;
 	uint64_t ms = sv->rt->cfg->server.shutdown_grace;
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
 	if (sv->draining) {
 		event_base_loopbreak(sv->base);
@@ -455,8 +456,7 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 		sv->empty[i].server = sv;
 		sv->empty[i].item.fn = server_worker_is_empty;
 		sv->empty[i].item.arg = sv;
-		worker_drain(sv->worker[i], server_worker_empty,
-		    &sv->empty[i]);
+		worker_drain(sv->worker[i], server_worker_empty, &sv->empty[i]);
 	}
 }
 
@@ -506,7 +506,7 @@ server_clear(struct server *sv)
 		event_free(sv->grace);
 	mailbox_free(&sv->mailbox);
 	LL_FOREACH_SAFE(sv->counts, c, tmp)
-		free(c);
+	free(c);
 	free(sv->worker);
 	free(sv->runtime_worker);
 	free(sv->empty);

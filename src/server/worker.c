@@ -86,8 +86,7 @@ worker_new(unsigned index, struct err *err)
 	w->mailbox = mailbox_new(w->base);
 	w->pause = evtimer_new(w->base, worker_pause_cb, w);
 	w->env.base = w->base;
-	w->env.dns = evdns_base_new(w->base,
-	    EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+	w->env.dns = evdns_base_new(w->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
 	if (w->mailbox == NULL || w->pause == NULL || w->env.dns == NULL)
 		goto fail;
 	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
@@ -152,8 +151,8 @@ bool
 worker_publish(struct worker *w, struct runtime_slice *slice,
     const struct worker_bind *binds, size_t n)
 {
-	struct worker_news *news = calloc(1,
-	    sizeof(*news) + n * sizeof(news->bind[0]));
+	struct worker_news *news =
+	    calloc(1, sizeof(*news) + n * sizeof(news->bind[0]));
 
 	if (news == NULL)
 		return false;
@@ -180,7 +179,7 @@ worker_take(void *arg)
 		if (!worker_listen(w, &news->bind[i]))
 			log_msg(LOG_ERR,
 			    "out of memory: a listening socket is lost");
-	DL_FOREACH_SAFE(w->listeners, l, tmp) {
+	DL_FOREACH_SAFE (w->listeners, l, tmp) {
 		if (!l->kept)
 			worker_unlisten(w, l);
 		else
@@ -195,7 +194,7 @@ worker_listen(struct worker *w, const struct worker_bind *bind)
 {
 	struct worker_listener *l;
 
-	DL_FOREACH(w->listeners, l)
+	DL_FOREACH (w->listeners, l)
 		if (addr_same_ip(&l->addr, &bind->addr) &&
 		    addr_port(&l->addr) == addr_port(&bind->addr))
 			break;
@@ -280,7 +279,7 @@ worker_error_cb(struct evconnlistener *ev UNUSED, void *arg)
 	struct timeval tv = {0, WORKER_PAUSE_MS * 1000};
 
 	log_msg(LOG_ERR, "cannot accept connections: %s", strerror(errno));
-	DL_FOREACH(w->listeners, l)
+	DL_FOREACH (w->listeners, l)
 		evconnlistener_disable(l->ev);
 	evtimer_add(w->pause, &tv);
 }
@@ -291,7 +290,7 @@ worker_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	struct worker *w = arg;
 	struct worker_listener *l;
 
-	DL_FOREACH(w->listeners, l)
+	DL_FOREACH (w->listeners, l)
 		evconnlistener_enable(l->ev);
 }
 
@@ -311,7 +310,7 @@ worker_drain_now(void *arg)
 	struct worker *w = arg;
 	struct worker_listener *l, *tmp;
 
-	DL_FOREACH_SAFE(w->listeners, l, tmp)
+	DL_FOREACH_SAFE (w->listeners, l, tmp)
 		worker_unlisten(w, l);
 	evtimer_del(w->pause);
 	session_drain(&w->env);
@@ -335,7 +334,7 @@ worker_stop(struct worker **wp)
 	/* The thread is gone: its things are ours. */
 	w->env.empty = NULL;
 	mailbox_free(&w->mailbox);
-	DL_FOREACH_SAFE(w->listeners, l, tmp)
+	DL_FOREACH_SAFE (w->listeners, l, tmp)
 		worker_unlisten(w, l);
 	session_env_clear(&w->env);
 	runtime_slice_unref(&w->env.slice);

@@ -12,7 +12,7 @@
 
 #include "platform/hash.h"
 
-#define HASH_FUNCTION(key, len, hashv)                                         \
+#define HASH_FUNCTION(key, len, hashv) \
 	((hashv) = (unsigned)(hash_keyed((key), (len)) >> 32))
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
@@ -85,7 +85,7 @@ cache_free(struct cache **cachep)
 		return;
 	*cachep = NULL;
 	for (size_t i = 0; i < CACHE_SHARDS; i++) {
-		HASH_ITER(hh, c->shard[i].table, e, tmp)
+		HASH_ITER (hh, c->shard[i].table, e, tmp)
 			cache_drop(e);
 		pthread_mutex_destroy(&c->shard[i].lock);
 	}
@@ -214,8 +214,8 @@ static void
 cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
     enum store_result result, int destination)
 {
-	uint64_t ttl = result == STORE_FOUND ? c->limits.positive_ttl :
-					       c->limits.negative_ttl;
+	uint64_t ttl = result == STORE_FOUND ? c->limits.positive_ttl
+					     : c->limits.negative_ttl;
 
 	cache_unlink(e);
 	if (e->forgotten || ttl == 0 || c->limits.max_entries == 0)
@@ -241,22 +241,22 @@ cache_fill(struct cache *c, const char *key, uint64_t now,
 			cache_keep(c, e, now, result, destination);
 		} else if (e->expires != 0 && !e->forgotten &&
 		    e->expires + c->limits.stale_ttl > now) {
-			answer.result = e->destination == -1 ? STORE_UNKNOWN :
-							       STORE_FOUND;
+			answer.result =
+			    e->destination == -1 ? STORE_UNKNOWN : STORE_FOUND;
 			answer.destination = e->destination;
 			answer.stale = true;
 			sh->count.stale++;
 		}
 		waiters = e->waiters;
 		e->waiters = NULL;
-		DL_FOREACH(waiters, w)
+		DL_FOREACH (waiters, w)
 			w->entry = NULL;
 		e->fetching = e->forgotten = false;
 		if (e->expires == 0)
 			cache_drop(e);
 	}
 	pthread_mutex_unlock(&sh->lock);
-	DL_FOREACH_SAFE(waiters, w, tmp)
+	DL_FOREACH_SAFE (waiters, w, tmp)
 		w->wake(w, &answer);
 }
 
@@ -298,7 +298,7 @@ cache_forget(struct cache *c, const char *key)
 			continue;
 		pthread_mutex_lock(&sh->lock);
 		if (key == NULL) {
-			HASH_ITER(hh, sh->table, e, tmp)
+			HASH_ITER (hh, sh->table, e, tmp)
 				cache_forget_entry(e);
 		} else if ((e = cache_find(sh, key)) != NULL) {
 			cache_forget_entry(e);

@@ -50,8 +50,7 @@ static void connector_ready_cb(evutil_socket_t fd, short what, void *arg);
 static void connector_attempt_over(struct connector_attempt *a);
 static void connector_failed(struct connector *c, enum connector_status status,
     const struct addr *addr, const char *why);
-static void connector_end(struct connector *c, int fd,
-    const struct addr *peer);
+static void connector_end(struct connector *c, int fd, const struct addr *peer);
 static bool connector_is_ours(const struct config *cfg, const struct addr *a);
 static bool connector_is_local(const struct addr *a);
 
@@ -144,7 +143,8 @@ connector_resolved_cb(int result, struct evutil_addrinfo *res, void *arg)
 
 	c->resolving = false;
 	c->lookup = NULL;
-	for (ai = res; ai != NULL && n < CONNECTOR_ADDRS_MAX; ai = ai->ai_next) {
+	for (ai = res; ai != NULL && n < CONNECTOR_ADDRS_MAX;
+	     ai = ai->ai_next) {
 		addr_set(&addrs[n], ai->ai_addr, (socklen_t)ai->ai_addrlen);
 		if (addrs[n].len != 0)
 			n++;
@@ -184,8 +184,8 @@ connector_sort(struct connector *c, const struct addr *addrs, size_t n)
 		}
 		used[pick] = true;
 		c->attempt[c->n_attempts++].addr = addrs[pick];
-		family = addrs[pick].u.sa.sa_family == AF_INET ? AF_INET6 :
-								 AF_INET;
+		family =
+		    addrs[pick].u.sa.sa_family == AF_INET ? AF_INET6 : AF_INET;
 	}
 }
 
@@ -243,9 +243,8 @@ connector_try(struct connector *c, struct connector_attempt *a)
 		bool local = errno == EADDRNOTAVAIL || errno == ENOBUFS ||
 		    errno == ENOMEM || errno == EAGAIN;
 
-		connector_failed(c,
-		    local ? CONNECTOR_LOCAL : CONNECTOR_REFUSED, &a->addr,
-		    strerror(errno));
+		connector_failed(c, local ? CONNECTOR_LOCAL : CONNECTOR_REFUSED,
+		    &a->addr, strerror(errno));
 		connector_attempt_over(a);
 		return false;
 	}

@@ -177,8 +177,9 @@ destination_failed(struct destination *d,
     const struct destination_health *rules, uint64_t now, bool host,
     uint64_t client)
 {
-	unsigned wanted = rules->min_clients < DESTINATION_CLIENTS ?
-	    rules->min_clients : DESTINATION_CLIENTS;
+	unsigned wanted = rules->min_clients < DESTINATION_CLIENTS
+	    ? rules->min_clients
+	    : DESTINATION_CLIENTS;
 	bool marks = false;
 
 	if (rules->threshold == 0)

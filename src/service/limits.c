@@ -11,7 +11,7 @@
 
 #include "platform/hash.h"
 
-#define HASH_FUNCTION(key, len, hashv)                                         \
+#define HASH_FUNCTION(key, len, hashv) \
 	((hashv) = (unsigned)(hash_keyed((key), (len)) >> 32))
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
@@ -114,7 +114,7 @@ limits_make_room(struct limits_shard *sh)
 
 	if (HASH_COUNT(sh->table) < LIMITS_SHARD_MAX)
 		return;
-	DL_FOREACH_SAFE(sh->used, e, tmp) {
+	DL_FOREACH_SAFE (sh->used, e, tmp) {
 		if (e->connections == 0) {
 			limits_drop(sh, e);
 			return;
@@ -233,7 +233,7 @@ limits_clear(void)
 		struct limits_entry *e, *tmp;
 
 		pthread_mutex_lock(&sh->lock);
-		DL_FOREACH_SAFE(sh->used, e, tmp)
+		DL_FOREACH_SAFE (sh->used, e, tmp)
 			limits_drop(sh, e);
 		pthread_mutex_unlock(&sh->lock);
 	}

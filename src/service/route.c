@@ -82,8 +82,8 @@ router_new(const struct router_spec *spec, struct err *err)
 	if (r->kind == NULL)
 		err_set(err, "this mapping source is not built in");
 	else
-		r->store = r->kind->open(spec->cfg, spec->table, spec->base,
-		    err);
+		r->store =
+		    r->kind->open(spec->cfg, spec->table, spec->base, err);
 	if (r->store == NULL)
 		router_free(&r);
 	return r;
@@ -98,11 +98,10 @@ router_free(struct router **rp)
 	if (r == NULL)
 		return;
 	*rp = NULL;
-	DL_FOREACH_SAFE(r->fetches, f, tmp) {
+	DL_FOREACH_SAFE (r->fetches, f, tmp) {
 		if (f->lookup != NULL)
 			r->kind->cancel(f->lookup);
-		cache_fill(r->spec.cache, f->key, clock_ms(), STORE_FAILED,
-		    -1);
+		cache_fill(r->spec.cache, f->key, clock_ms(), STORE_FAILED, -1);
 		route_fetch_free(f);
 	}
 	if (r->store != NULL)
@@ -193,8 +192,8 @@ static bool
 route_answered(struct route_lookup *l)
 {
 	const char *domain = identifier_domain(l->key);
-	bool fallback = l->router->spec.cfg->mapping.on_store_error ==
-	    STORE_ERROR_DEFAULT;
+	bool fallback =
+	    l->router->spec.cfg->mapping.on_store_error == STORE_ERROR_DEFAULT;
 
 	switch (l->answer.result) {
 	case STORE_FOUND:
@@ -272,8 +271,8 @@ route_fetch_start(struct router *r, const char *key)
 {
 	struct route_fetch *f = calloc(1, sizeof(*f) + strlen(key) + 1);
 	uint64_t ms = r->spec.cfg->mapping.lookup_timeout;
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 	struct store_lookup *lookup;
 
 	if (f == NULL) {

@@ -17,8 +17,7 @@
 
 static bool runtime_load(struct runtime *rt, struct config_problems *problems);
 static bool runtime_texts(struct runtime *rt);
-static bool runtime_destinations(struct runtime *rt,
-    const struct runtime *old);
+static bool runtime_destinations(struct runtime *rt, const struct runtime *old);
 static struct destination *runtime_destination(struct runtime *rt, size_t i,
     const struct runtime *old);
 static bool runtime_slices(struct runtime *rt,
@@ -99,10 +98,10 @@ runtime_texts(struct runtime *rt)
 	};
 
 	for (size_t i = 0; i < p->n_sasl; i++)
-		sasl[i] = p->sasl[i] == CONFIG_SASL_PLAIN ? SASL_PLAIN :
-		    p->sasl[i] == CONFIG_SASL_LOGIN ? SASL_LOGIN :
-		    p->sasl[i] == CONFIG_SASL_OAUTHBEARER ? SASL_OAUTHBEARER :
-							    SASL_XOAUTH2;
+		sasl[i] = p->sasl[i] == CONFIG_SASL_PLAIN   ? SASL_PLAIN
+		    : p->sasl[i] == CONFIG_SASL_LOGIN	    ? SASL_LOGIN
+		    : p->sasl[i] == CONFIG_SASL_OAUTHBEARER ? SASL_OAUTHBEARER
+							    : SASL_XOAUTH2;
 	for (int allowed = 0; allowed < 2; allowed++) {
 		spec.user = allowed;
 		spec.n_sasl = allowed ? p->n_sasl : 0;
@@ -175,8 +174,8 @@ runtime_slice_new(struct runtime *rt, const struct runtime_worker *worker,
 {
 	struct runtime_slice *s = calloc(1, sizeof(*s));
 	size_t n = rt->cfg->n_destination;
-	struct router_spec router = {rt->cfg, rt->table, rt->cache,
-	    worker->base, worker->mailbox};
+	struct router_spec router = {
+	    rt->cfg, rt->table, rt->cache, worker->base, worker->mailbox};
 
 	if (s == NULL)
 		return NULL;
@@ -191,8 +190,8 @@ runtime_slice_new(struct runtime *rt, const struct runtime_worker *worker,
 	if (s->tls_server == NULL || s->router == NULL)
 		goto fail;
 	for (size_t i = 0; i < n; i++) {
-		s->tls_client[i] = tls_client_new(&rt->cfg->destination[i],
-		    rt->trust[i], err);
+		s->tls_client[i] =
+		    tls_client_new(&rt->cfg->destination[i], rt->trust[i], err);
 		if (s->tls_client[i] == NULL)
 			goto fail;
 	}
@@ -208,8 +207,8 @@ runtime_slice_free(struct runtime_slice *s)
 {
 	router_free(&s->router);
 	tls_server_free(&s->tls_server);
-	for (size_t i = 0; s->tls_client != NULL &&
-	     i < s->rt->cfg->n_destination; i++)
+	for (size_t i = 0;
+	     s->tls_client != NULL && i < s->rt->cfg->n_destination; i++)
 		tls_client_free(&s->tls_client[i]);
 	free(s->tls_client);
 	free(s->source_turn);

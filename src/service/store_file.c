@@ -17,7 +17,7 @@
 #include "proto/identifier.h"
 #include "service/store.h"
 
-#define HASH_FUNCTION(key, len, hashv)                                         \
+#define HASH_FUNCTION(key, len, hashv) \
 	((hashv) = (unsigned)hash_keyed((key), (len)))
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
@@ -54,8 +54,8 @@ struct store_load {
 static struct store *store_file_open(const struct config *cfg,
     const struct store_table *table, struct event_base *base, struct err *err);
 static void store_file_close(struct store *st);
-static struct store_lookup *store_file_lookup(struct store *st,
-    const char *key, store_done *done, void *arg);
+static struct store_lookup *store_file_lookup(struct store *st, const char *key,
+    store_done *done, void *arg);
 static void store_file_cancel(struct store_lookup *lookup);
 static char *store_file_read(const char *path, size_t *len_out,
     struct err *err);
@@ -144,8 +144,8 @@ store_table_load(const struct config *cfg, struct config_problems *problems)
 	else if (cfg->mapping.file_path[0] == '\0')
 		return table;
 	else
-		table->text = store_file_read(cfg->mapping.file_path, &len,
-		    &err);
+		table->text =
+		    store_file_read(cfg->mapping.file_path, &len, &err);
 	if (table == NULL || table->text == NULL)
 		goto fail;
 	table->entries = calloc(store_file_lines(table->text, len) + 1,
@@ -265,8 +265,8 @@ store_file_problem(struct store_load *load, const char *what, const char *word)
 	config_problem(load->cfg, load->problems, "mapping.file.path",
 	    "%s:%zu: %s%s%s", load->cfg->mapping.file_path, load->line, what,
 	    word != NULL ? " " : "",
-	    word != NULL ?
-		log_escape(word, strlen(word), shown, sizeof(shown)) : "");
+	    word != NULL ? log_escape(word, strlen(word), shown, sizeof(shown))
+			 : "");
 }
 
 /* Cuts one line into its two words in place. */
@@ -307,8 +307,8 @@ store_file_entry(struct store_load *load, char *key, const char *name)
 	int i = config_destination_find(load->cfg, name, strlen(name));
 
 	if (i == -1) {
-		store_file_problem(load, "no such destination is declared:",
-		    name);
+		store_file_problem(load,
+		    "no such destination is declared:", name);
 		return;
 	}
 	if (load->cfg->mapping.normalize == NORMALIZE_LOWERCASE)

@@ -23,7 +23,7 @@
 struct tls_trust {
 	X509_STORE *store;
 	X509 *cert; /* ours, or NULL */
-	STACK_OF(X509) *chain;
+	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
 };
 
@@ -92,8 +92,8 @@ tls_trust_store(struct tls_trust *t, const struct config_destination *d,
 		ok = X509_STORE_set_default_paths(t->store);
 	if (ok != 1) {
 		err_set_ssl(err, "cannot read CA certificates from %s",
-		    d->tls_ca_file[0] != '\0' ? d->tls_ca_file :
-						"the system's store");
+		    d->tls_ca_file[0] != '\0' ? d->tls_ca_file
+					      : "the system's store");
 		return false;
 	}
 	ERR_clear_error();
@@ -160,22 +160,21 @@ tls_client_setup(struct tls_client *tc, const struct tls_trust *trust)
 	if (ctx == NULL)
 		return false;
 	if (tls_client_index == -1)
-		tls_client_index = SSL_CTX_get_ex_new_index(0, NULL, NULL,
-		    NULL, NULL);
+		tls_client_index =
+		    SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
 	tls_common_options(ctx);
 	if (SSL_CTX_set_ex_data(ctx, tls_client_index, tc) != 1 ||
 	    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1 ||
 	    SSL_CTX_set_alpn_protos(ctx, tls_alpn, sizeof(tls_alpn)) != 0)
 		return false;
 	if (trust->cert != NULL &&
-	    SSL_CTX_use_cert_and_key(ctx, trust->cert, trust->key,
-		trust->chain, 1) != 1)
+	    SSL_CTX_use_cert_and_key(ctx, trust->cert, trust->key, trust->chain,
+		1) != 1)
 		return false;
 	SSL_CTX_set1_cert_store(ctx, trust->store);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 	if (tc->dest->tls_pinned || tc->dest->tls_allow_invalid_certs)
-		SSL_CTX_set_cert_verify_callback(ctx, tls_client_verify_cb,
-		    tc);
+		SSL_CTX_set_cert_verify_callback(ctx, tls_client_verify_cb, tc);
 	SSL_CTX_set_session_cache_mode(ctx,
 	    SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(ctx, tls_client_new_session_cb);
@@ -270,6 +269,7 @@ tls_client_name(const struct tls_client *tc, SSL *ssl)
 {
 	const char *name = tc->dest->tls_server_name;
 	X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
+	char sni[XCLIENT_NAME_MAX + 1]; /* the macro's cast drops const */
 	struct addr addr;
 
 	if (name[0] == '\0')
@@ -277,8 +277,9 @@ tls_client_name(const struct tls_client *tc, SSL *ssl)
 	if (addr_parse_ip(name, &addr))
 		return X509_VERIFY_PARAM_set1_ip_asc(param, name) == 1;
 	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	snprintf(sni, sizeof(sni), "%s", name);
 	return SSL_set1_host(ssl, name) == 1 &&
-	    SSL_set_tlsext_host_name(ssl, name) == 1;
+	    SSL_set_tlsext_host_name(ssl, sni) == 1;
 }
 
 SSL *

@@ -43,7 +43,7 @@ tls_common_no_password(char *buf UNUSED, int size UNUSED, int rw UNUSED,
 
 int
 tls_common_load_cert(const char *path, X509 **leaf_out,
-    STACK_OF(X509) **chain_out, struct err *err)
+    STACK_OF(X509) * *chain_out, struct err *err)
 {
 	BIO *bio;
 	X509 *x;

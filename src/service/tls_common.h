@@ -21,8 +21,8 @@ int tls_common_version(enum tls_version v);
 
 /* A PEM file's leaf, chain (may be empty) and key. 0, or -1 with err. */
 int tls_common_load_cert(const char *path, X509 **leaf_out,
-    STACK_OF(X509) **chain_out, struct err *err) MUST_CHECK;
-int tls_common_load_key(const char *path, EVP_PKEY **key_out, struct err *err)
-    MUST_CHECK;
+    STACK_OF(X509) * *chain_out, struct err *err) MUST_CHECK;
+int tls_common_load_key(const char *path, EVP_PKEY **key_out,
+    struct err *err) MUST_CHECK;
 
 #endif

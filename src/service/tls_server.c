@@ -27,7 +27,7 @@
 
 struct tls_identity {
 	X509 *cert;
-	STACK_OF(X509) *chain;
+	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
 	char **name; /* lower case, "*.example.com" included */
 	size_t n_names;
@@ -79,8 +79,8 @@ static int tls_server_alpn_cb(SSL *ssl, const unsigned char **out,
     void *arg);
 static int tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
     EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
-static bool tls_ticket_use(const struct tls_ticket_key *key,
-    unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
+static bool tls_ticket_use(const struct tls_ticket_key *key, unsigned char *iv,
+    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
 
 /* Identities */
 
@@ -108,8 +108,8 @@ tls_identities_load(const struct config *cfg, struct config_problems *problems)
 		return NULL;
 	}
 	for (; ids->n < n; ids->n++) {
-		ok &= tls_identity_load(cfg, ids->n, &ids->id[ids->n],
-		    problems);
+		ok &=
+		    tls_identity_load(cfg, ids->n, &ids->id[ids->n], problems);
 		if (ids->id[ids->n].is_default)
 			ids->def = ids->n;
 	}
@@ -227,8 +227,7 @@ tls_identity_names(struct tls_identity *id, const struct config_certificate *c)
 static bool
 tls_identity_add_name(struct tls_identity *id, const char *name, size_t len)
 {
-	char **grown = realloc(id->name,
-	    (id->n_names + 1) * sizeof(*id->name));
+	char **grown = realloc(id->name, (id->n_names + 1) * sizeof(*id->name));
 	char *copy = strndup(name, len);
 
 	if (grown != NULL)
@@ -297,8 +296,7 @@ tls_server_new(const struct config *cfg, const struct tls_identity_set *ids,
 			continue;
 		ts->ctx[i] = SSL_CTX_new(TLS_server_method());
 		if (ts->ctx[i] == NULL ||
-		    !tls_server_setup(ts->ctx[i], ts, cfg,
-			&cfg->listener[i])) {
+		    !tls_server_setup(ts->ctx[i], ts, cfg, &cfg->listener[i])) {
 			err_set_ssl(err, "listener %s: cannot set up TLS",
 			    cfg->listener[i].name);
 			tls_server_free(&ts);
@@ -332,8 +330,7 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 	tls_common_options(ctx);
 	if (cfg->tls.ignore_client_order)
 		SSL_CTX_set_options(ctx,
-		    SSL_OP_CIPHER_SERVER_PREFERENCE |
-			SSL_OP_PRIORITIZE_CHACHA);
+		    SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_timeout(ctx, TLS_TICKET_LIFE_S);
 	SSL_CTX_set_alpn_select_cb(ctx, tls_server_alpn_cb, NULL);
@@ -346,8 +343,8 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 		sizeof(id_context) - 1) == 1 &&
 	    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_ticket_cb) == 1 &&
 	    tls_server_suites(ctx, &cfg->tls, l->min_version < TLS_V1_2) &&
-	    SSL_CTX_use_cert_and_key(ctx, def->cert, def->key, def->chain,
-		1) == 1;
+	    SSL_CTX_use_cert_and_key(ctx, def->cert, def->key, def->chain, 1) ==
+	    1;
 }
 
 /* Forward-secret AEAD suites, less the ones switched off. Old devices, where a
@@ -376,8 +373,8 @@ tls_server_suites(SSL_CTX *ctx, const struct config_tls *tls, bool old_devices)
 		size_t len = strlen(list13);
 
 		for (size_t j = 0; j < tls->n_disable_cipher_suites; j++)
-			off |= strcmp(tls->disable_cipher_suites[j],
-				   v13[i]) == 0;
+			off |=
+			    strcmp(tls->disable_cipher_suites[j], v13[i]) == 0;
 		if (!off)
 			snprintf(list13 + len, sizeof(list13) - len, "%s%s",
 			    len > 0 ? ":" : "", v13[i]);
@@ -426,8 +423,9 @@ tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
 			for (size_t i = 0; i < n; i++) {
 				char ch = (char)ext[5 + i];
 
-				name[i] = ch >= 'A' && ch <= 'Z' ?
-				    (char)(ch - 'A' + 'a') : ch;
+				name[i] = ch >= 'A' && ch <= 'Z'
+				    ? (char)(ch - 'A' + 'a')
+				    : ch;
 			}
 			name[n] = '\0';
 		}
@@ -463,8 +461,7 @@ tls_server_choose(const struct tls_server *ts, const char *name)
 	for (; parent != NULL; parent = strchr(parent + 1, '.'))
 		for (size_t i = 0; i < ids->n; i++)
 			for (size_t j = 0; j < ids->id[i].n_names; j++)
-				if (strcmp(ids->id[i].name[j], parent + 1) ==
-				    0)
+				if (strcmp(ids->id[i].name[j], parent + 1) == 0)
 					return &ids->id[i];
 	return &ids->id[ids->def];
 }
@@ -537,7 +534,9 @@ tls_ticket_cb(SSL *ssl UNUSED, unsigned char *name, unsigned char *iv,
 	pthread_mutex_lock(&tls_tickets.lock);
 	if (!encrypt && memcmp(name, tls_tickets.key[0].name, 16) != 0)
 		which = tls_tickets.have_old &&
-			memcmp(name, tls_tickets.key[1].name, 16) == 0 ? 1 : -1;
+			memcmp(name, tls_tickets.key[1].name, 16) == 0
+		    ? 1
+		    : -1;
 	if (which != -1)
 		key = tls_tickets.key[which];
 	pthread_mutex_unlock(&tls_tickets.lock);
@@ -568,8 +567,8 @@ tls_ticket_use(const struct tls_ticket_key *key, unsigned char *iv,
 	memcpy(hmac, key->hmac, sizeof(hmac));
 	params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, hmac,
 	    sizeof(hmac));
-	params[1] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
-	    digest, 0);
+	params[1] =
+	    OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0);
 	params[2] = OSSL_PARAM_construct_end();
 	ok = EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv,
 		 encrypt) == 1 &&

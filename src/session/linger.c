@@ -55,7 +55,7 @@ linger_set_free(struct linger_set **setp)
 	if (set == NULL)
 		return;
 	*setp = NULL;
-	DL_FOREACH_SAFE(set->all, l, tmp)
+	DL_FOREACH_SAFE (set->all, l, tmp)
 		linger_free(l);
 	free(set);
 }
@@ -85,8 +85,8 @@ static bool
 linger_wait(struct linger_item *l)
 {
 	uint64_t now = clock_ms(), ms = l->until > now ? l->until - now : 0;
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
 	return ms > 0 && event_add(l->ev, &tv) == 0;
 }

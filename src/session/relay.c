@@ -222,8 +222,9 @@ relay_take(struct relay_side *side)
 	size_t n = evbuffer_get_length(in);
 
 	side->bytes += n;
-	if (n > 0 && evbuffer_add_buffer(
-			 bufferevent_get_output(side->other->bev), in) == -1)
+	if (n > 0 &&
+	    evbuffer_add_buffer(bufferevent_get_output(side->other->bev), in) ==
+		-1)
 		return RELAY_ERROR;
 	relay_adjust(side);
 	return (ssize_t)n;
@@ -479,8 +480,8 @@ relay_finish(struct relay *r)
 static void
 relay_timer(struct relay *r, uint64_t ms)
 {
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
 	evtimer_add(r->timer, &tv);
 }

@@ -51,14 +51,13 @@ static const struct {
     [FAIL_REJECTED] = {"rejected", LOG_INFO, true, false, false, BLAME_NOBODY,
 	"Authentication failed."},
     /* Must look like the former. */
-    [FAIL_THROTTLED] = {"throttled", LOG_INFO, true, false, false,
-	BLAME_NOBODY, "Authentication failed."},
+    [FAIL_THROTTLED] = {"throttled", LOG_INFO, true, false, false, BLAME_NOBODY,
+	"Authentication failed."},
     [FAIL_BUSY] = {"busy", LOG_INFO, false, false, true, BLAME_NOBODY, NULL},
     [FAIL_STORE] = {"store", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
     [FAIL_LOOP] = {"loop", LOG_ERR, false, false, true, BLAME_NOBODY,
 	"The mail server cannot be reached: the route leads in a circle."},
-    [FAIL_DOWN] = {"down", LOG_WARNING, false, false, true, BLAME_NOBODY,
-	NULL},
+    [FAIL_DOWN] = {"down", LOG_WARNING, false, false, true, BLAME_NOBODY, NULL},
     [FAIL_FULL] = {"full", LOG_WARNING, false, false, true, BLAME_NOBODY,
 	"The mail server is busy; please try again in a moment."},
     [FAIL_LOCAL] = {"local", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
@@ -80,8 +79,8 @@ static const struct {
 _Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
 
 #define SESSION_REFUSAL_MS 5000 /* to hear that there is no room */
-#define SESSION_TRY_AGAIN                                                      \
-	"The mail server is not available at the moment; please try again "    \
+#define SESSION_TRY_AGAIN                                                   \
+	"The mail server is not available at the moment; please try again " \
 	"later."
 
 static struct session *session_new(struct session_env *env, size_t listener);
@@ -233,8 +232,8 @@ session_uncount(struct session *s)
 void
 session_deadline(struct session *s, uint64_t ms)
 {
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
 	if (ms == 0)
 		evtimer_del(s->deadline);
@@ -367,8 +366,7 @@ session_routed(void *arg, const struct route_answer *answer)
 	s->destination = answer->destination;
 	session_log(&l, LOG_DEBUG, s, "routed");
 	log_cstr(&l, "user", s->user);
-	log_cstr(&l, "destination",
-	    s->cfg->destination[s->destination].name);
+	log_cstr(&l, "destination", s->cfg->destination[s->destination].name);
 	log_end(&l);
 	s->phase = SESSION_BACKEND;
 	session_deadline(s, s->cfg->server.backend_timeout);
@@ -445,8 +443,9 @@ session_over(struct session *s, enum failure why, const char *reason,
 	else
 		client_answer_failure(s->client,
 		    session_failures[why].temporary,
-		    session_failures[why].text != NULL ?
-			session_failures[why].text : SESSION_TRY_AGAIN,
+		    session_failures[why].text != NULL
+			? session_failures[why].text
+			: SESSION_TRY_AGAIN,
 		    delay, end);
 }
 
@@ -582,7 +581,7 @@ session_drain(struct session_env *env)
 	struct session *s, *tmp;
 
 	env->draining = true;
-	DL_FOREACH_SAFE(env->live, s, tmp)
+	DL_FOREACH_SAFE (env->live, s, tmp)
 		if (s->phase == SESSION_DIALOGUE)
 			client_shutdown(s->client,
 			    "The server is being restarted; please try again.");
@@ -595,7 +594,7 @@ session_close_all(struct session_env *env)
 {
 	struct session *s, *tmp;
 
-	DL_FOREACH_SAFE(env->live, s, tmp)
+	DL_FOREACH_SAFE (env->live, s, tmp)
 		session_close(s, "shutting down");
 }
 
@@ -647,8 +646,8 @@ session_log_end(struct session *s)
 	log_cstr(&l, "listener", s->listener->name);
 	log_cstr(&l, "user", s->user != NULL ? s->user : "");
 	log_cstr(&l, "destination",
-	    s->destination != -1 ?
-		s->cfg->destination[s->destination].name : "-");
+	    s->destination != -1 ? s->cfg->destination[s->destination].name
+				 : "-");
 	log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
 	log_cstr(&l, "client_tls",
 	    s->client_tls != NULL ? s->client_tls : "none");

@@ -133,8 +133,7 @@ static void backend_capa_line(struct backend *b, const char *line, size_t len);
 static void backend_send(struct backend *b, enum backend_state state,
     const char *line);
 static void backend_enter(struct backend *b, enum backend_state state);
-static void backend_greeting(struct backend *b,
-    const struct pop3_reply *reply);
+static void backend_greeting(struct backend *b, const struct pop3_reply *reply);
 static void backend_capa(struct backend *b);
 static void backend_stls(struct backend *b, const struct pop3_reply *reply);
 static void backend_secured(struct backend *b);
@@ -284,15 +283,14 @@ backend_send_proxy(struct backend *b, int fd)
 	uint8_t header[1024];
 	size_t len = proxy_header_format(&p, header, sizeof(header));
 
-	return len > 0 &&
-	    send(fd, header, len, MSG_NOSIGNAL) == (ssize_t)len;
+	return len > 0 && send(fd, header, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
 static bool
 backend_plain(struct backend *b, int fd)
 {
-	b->bev = bufferevent_socket_new(b->s->env->base, fd,
-	    BEV_OPT_CLOSE_ON_FREE);
+	b->bev =
+	    bufferevent_socket_new(b->s->env->base, fd, BEV_OPT_CLOSE_ON_FREE);
 	if (b->bev == NULL)
 		return false;
 	bufferevent_setcb(b->bev, backend_read_cb, NULL, backend_event_cb, b);
@@ -355,8 +353,8 @@ backend_handshake_failed(struct backend *b)
 	else
 		snprintf(text, sizeof(text), "TLS handshake failed: %s",
 		    reason != NULL ? reason : "connection closed");
-	backend_fail(b, reason != NULL || verify != X509_V_OK ? FAIL_TLS :
-								FAIL_CLOSED,
+	backend_fail(b,
+	    reason != NULL || verify != X509_V_OK ? FAIL_TLS : FAIL_CLOSED,
 	    text);
 }
 
@@ -436,8 +434,10 @@ backend_timeout(struct backend *b)
 		backend_fail(b, FAIL_UNANSWERED,
 		    "no answer to the login in time");
 	else
-		backend_fail(b, b->state == BACKEND_CONNECT ?
-			FAIL_NO_CONNECT : FAIL_TIMEOUT, "not ready in time");
+		backend_fail(b,
+		    b->state == BACKEND_CONNECT ? FAIL_NO_CONNECT
+						: FAIL_TIMEOUT,
+		    "not ready in time");
 }
 
 /* Tells the breaker. */
@@ -518,7 +518,8 @@ backend_read_cb(struct bufferevent *bev, void *arg)
 	struct pop3_reply reply;
 	size_t len;
 
-	while (s->backend == b && b->bev == bev && backend_line(b, line, &len)) {
+	while (s->backend == b && b->bev == bev &&
+	    backend_line(b, line, &len)) {
 		if (b->capa_body) {
 			backend_capa_line(b, line, len);
 			continue;
@@ -610,8 +611,8 @@ backend_reply(struct backend *b, const struct pop3_reply *reply)
 	bool body = (b->state == BACKEND_CAPA || b->state == BACKEND_LEARN) &&
 	    reply->kind == POP3_REPLY_OK;
 	/* One that hangs up may say why twice; it is lost either way. */
-	bool refused = b->state >= BACKEND_PASS &&
-	    reply->kind == POP3_REPLY_ERR;
+	bool refused =
+	    b->state >= BACKEND_PASS && reply->kind == POP3_REPLY_ERR;
 
 	if (!last && !body && !refused && !backend_alone(b))
 		return;
@@ -785,8 +786,9 @@ backend_xclient_line(struct backend *b, char *line, size_t size)
 	    .dest = s->local_addr,
 	    .has_dest_port = true,
 	    .ttl = s->ttl != 0 ? s->ttl - 1 : s->cfg->server.proxy_ttl,
-	    .transport = s->client_tls != NULL || s->forwarded_tls ?
-		XCLIENT_TRANSPORT_TLS : XCLIENT_TRANSPORT_INSECURE,
+	    .transport = s->client_tls != NULL || s->forwarded_tls
+		? XCLIENT_TRANSPORT_TLS
+		: XCLIENT_TRANSPORT_INSECURE,
 	};
 
 	snprintf(x.session, sizeof(x.session), "%s", s->id);
@@ -873,9 +875,11 @@ backend_is_password(const struct backend *b)
 static bool
 backend_safe(struct backend *b, struct err *err)
 {
+	const struct session *s = b->s;
+
 	if (b->ssl != NULL)
-		return tls_client_verified(
-		    b->s->slice->tls_client[b->s->destination], b->ssl, err);
+		return tls_client_verified(s->slice->tls_client[s->destination],
+		    b->ssl, err);
 	if (b->endpoint->tls == TLS_PLAIN && b->dest->allow_plaintext_auth)
 		return true;
 	err_set(err, "the leg is not encrypted");
@@ -1030,13 +1034,11 @@ backend_auth_reply(struct backend *b, const struct pop3_reply *reply)
 {
 	bool prompt = reply->kind == POP3_REPLY_CONTINUE;
 
-	if (reply->kind == POP3_REPLY_ERR &&
-	    b->state != BACKEND_AUTH_RESULT) {
+	if (reply->kind == POP3_REPLY_ERR && b->state != BACKEND_AUTH_RESULT) {
 		backend_auth_refused(b, reply);
 	} else if (prompt && b->state == BACKEND_AUTH_PROMPT) {
 		backend_response(b);
-	} else if (prompt && b->state == BACKEND_AUTH &&
-	    reply->text_len == 0) {
+	} else if (prompt && b->state == BACKEND_AUTH && reply->text_len == 0) {
 		/* It did not look at the inline response. */
 		b->learnt |= LEARNT_TWO_STEP;
 		destination_learn(b->shared, clock_ms(), b->learnt);
@@ -1059,8 +1061,8 @@ backend_auth_reply(struct backend *b, const struct pop3_reply *reply)
 static void
 backend_auth_refused(struct backend *b, const struct pop3_reply *reply)
 {
-	bool form = reply->code == POP3_CODE_NONE &&
-	    !pop3_reply_about_password(reply);
+	bool form =
+	    reply->code == POP3_CODE_NONE && !pop3_reply_about_password(reply);
 	char line[32];
 
 	if (!form || (b->state == BACKEND_AUTH && b->learnt & LEARNT_INLINE)) {
@@ -1086,7 +1088,8 @@ backend_auth_refused(struct backend *b, const struct pop3_reply *reply)
 static void
 backend_challenge(struct backend *b, const struct pop3_reply *reply)
 {
-	if (backend_is_password(b) || ++b->challenges > BACKEND_CHALLENGES_MAX) {
+	if (backend_is_password(b) ||
+	    ++b->challenges > BACKEND_CHALLENGES_MAX) {
 		backend_fail(b, FAIL_PROTOCOL, "a challenge out of place");
 	} else if (b->dest->hide_auth_errors ||
 	    !client_can_answer(b->s->client)) {

@@ -55,7 +55,7 @@ struct client {
 	enum client_state state;
 	int fd; /* before there is a bufferevent, else -1 */
 	struct event *ev; /* PROXY header; afterwards the delay's timer */
-	struct event *watch; /* while it waits for its login; see the callback */
+	struct event *watch; /* while a login is under way; its callback */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
 	bool eof; /* the client has closed its side */
@@ -173,8 +173,8 @@ static bool
 client_proxy_start(struct client *c)
 {
 	uint64_t ms = c->s->listener->proxy_header_timeout;
-	struct timeval tv = {(time_t)(ms / 1000),
-	    (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
 	c->state = CLIENT_PROXY;
 	c->ev = event_new(c->s->env->base, c->fd, EV_READ | EV_PERSIST,
@@ -773,8 +773,9 @@ static void
 client_pass(struct client *c, const struct pop3_command *cmd)
 {
 	if (c->name.data == NULL)
-		client_misplaced(c, client_may_login(c) ?
-			"-ERR USER comes first." : "-ERR Use TLS first.");
+		client_misplaced(c,
+		    client_may_login(c) ? "-ERR USER comes first."
+					: "-ERR Use TLS first.");
 	else if (!cmd->has_arg)
 		client_misplaced(c, "-ERR PASS needs an argument.");
 	else
@@ -1077,15 +1078,15 @@ void
 client_answer(struct client *c, const char *line, size_t len, uint64_t delay,
     const char *end)
 {
-	struct timeval tv = {(time_t)(delay / 1000),
-	    (suseconds_t)(delay % 1000 * 1000)};
+	struct timeval tv = {
+	    (time_t)(delay / 1000), (suseconds_t)(delay % 1000 * 1000)};
 
 	c->end = end;
 	if (delay > 0) {
 		c->pending = malloc(len + 1);
 		if (c->pending != NULL && c->ev == NULL)
-			c->ev = evtimer_new(c->s->env->base, client_delay_cb,
-			    c);
+			c->ev =
+			    evtimer_new(c->s->env->base, client_delay_cb, c);
 		if (c->pending == NULL || c->ev == NULL ||
 		    evtimer_add(c->ev, &tv) == -1) {
 			session_close(c->s, "out of memory");
@@ -1185,8 +1186,8 @@ client_free(struct client **cp)
 			SSL_shutdown(c->ssl);
 			ERR_clear_error();
 		}
-		fd = c->s->linger && !c->eof ?
-		    dup(bufferevent_getfd(c->bev)) : -1;
+		fd = c->s->linger && !c->eof ? dup(bufferevent_getfd(c->bev))
+					     : -1;
 		bufferevent_free(c->bev);
 		if (fd != -1)
 			linger_add(c->s->env->lingers, fd);

@@ -22,8 +22,8 @@ static int conn_tls_start(struct conn *c, SSL_CTX *ctx);
 static enum conn_io conn_tls_result(struct conn *c, int rc);
 static enum conn_io conn_errno(struct conn *c, short want);
 static bool conn_held_line(struct conn *c, char **line_out);
-static enum conn_io
-conn_recv(struct conn *c, void *buf, size_t size, size_t *len_out);
+static enum conn_io conn_recv(struct conn *c, void *buf, size_t size,
+    size_t *len_out);
 
 int
 conn_init(struct conn *c, struct event_base *base, int fd, SSL_CTX *ctx,
@@ -92,8 +92,8 @@ conn_arm(struct conn *c)
 		return 0;
 	c->armed = c->want;
 	event_del(c->event);
-	event_assign(
-	    c->event, base, c->fd, (short)(c->want | EV_PERSIST), cb, arg);
+	event_assign(c->event, base, c->fd, (short)(c->want | EV_PERSIST), cb,
+	    arg);
 	return event_add(c->event, NULL);
 }
 
@@ -123,8 +123,8 @@ conn_tls_result(struct conn *c, int rc)
 		snprintf(conn_error_text, sizeof(conn_error_text), "%s",
 		    saved == 0 ? "closed in the handshake" : strerror(saved));
 	else
-		ERR_error_string_n(
-		    ERR_get_error(), conn_error_text, sizeof(conn_error_text));
+		ERR_error_string_n(ERR_get_error(), conn_error_text,
+		    sizeof(conn_error_text));
 	ERR_clear_error();
 	return CONN_FAILED;
 }
@@ -136,8 +136,8 @@ conn_errno(struct conn *c, short want)
 		c->want = want;
 		return CONN_AGAIN;
 	}
-	snprintf(
-	    conn_error_text, sizeof(conn_error_text), "%s", strerror(errno));
+	snprintf(conn_error_text, sizeof(conn_error_text), "%s",
+	    strerror(errno));
 	return CONN_FAILED;
 }
 
@@ -256,8 +256,8 @@ conn_tls_new(const SSL_METHOD *method)
 	if (ctx == NULL)
 		return NULL;
 	SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
-	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS |
-				  SSL_MODE_ENABLE_PARTIAL_WRITE |
-				  SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL_CTX_set_mode(ctx,
+	    SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+		SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	return ctx;
 }

@@ -39,8 +39,8 @@ int conn_arm(struct conn *c);
 
 enum conn_io conn_handshake(struct conn *c);
 enum conn_io conn_read(struct conn *c, void *buf, size_t size, size_t *len_out);
-enum conn_io
-conn_write(struct conn *c, const void *buf, size_t len, size_t *len_out);
+enum conn_io conn_write(struct conn *c, const void *buf, size_t len,
+    size_t *len_out);
 /* The next line without its end, good until the next call. */
 enum conn_io conn_line(struct conn *c, char **line_out);
 

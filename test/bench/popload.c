@@ -43,8 +43,8 @@ enum popload_state {
 
 static const char *const popload_state_names[] = {"handshake", "greeting",
     "user", "pass", "stat", "held", "retr", "body", "quit", "close"};
-_Static_assert(
-    ARRAY_LEN(popload_state_names) == POPLOAD_STATES, "unnamed state");
+_Static_assert(ARRAY_LEN(popload_state_names) == POPLOAD_STATES,
+    "unnamed state");
 
 struct popload_client {
 	struct conn conn;
@@ -130,7 +130,7 @@ static void
 popload_more(void)
 {
 	while (tally.busy < popload.at_once && tally.begun < popload.total &&
-	       popload_now() - tally.start < popload.begin)
+	    popload_now() - tally.start < popload.begin)
 		popload_begin();
 	if (tally.busy > 0 || tally.end > 0)
 		return;
@@ -342,8 +342,8 @@ popload_whole(struct popload_client *c)
 }
 
 static enum conn_io
-popload_say(
-    struct popload_client *c, enum popload_state next, const char *fmt, ...)
+popload_say(struct popload_client *c, enum popload_state next, const char *fmt,
+    ...)
 {
 	enum conn_io io;
 	char line[128];
@@ -472,8 +472,8 @@ popload_address_parse(const char *text)
 {
 	int len = sizeof(popload.to);
 
-	return evutil_parse_sockaddr_port(
-	    text, (struct sockaddr *)&popload.to, &len);
+	return evutil_parse_sockaddr_port(text, (struct sockaddr *)&popload.to,
+	    &len);
 }
 
 static int
@@ -522,8 +522,8 @@ popload_start(void)
 		if (input == NULL || event_add(input, NULL) == -1)
 			return -1;
 	}
-	return event_base_once(
-	    popload.base, -1, EV_TIMEOUT, popload_limit_cb, NULL, &limit);
+	return event_base_once(popload.base, -1, EV_TIMEOUT, popload_limit_cb,
+	    NULL, &limit);
 }
 
 int

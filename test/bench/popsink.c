@@ -114,8 +114,9 @@ popsink_accept_cb(struct evconnlistener *l UNUSED, evutil_socket_t fd,
 	const struct popsink_port *port = arg;
 	struct popsink_session *s = calloc(1, sizeof(*s));
 
-	if (s == NULL || conn_init(&s->conn, popsink_base, fd, port->ctx,
-			     popsink_event_cb, s) == -1) {
+	if (s == NULL ||
+	    conn_init(&s->conn, popsink_base, fd, port->ctx, popsink_event_cb,
+		s) == -1) {
 		fprintf(stderr, "popsink: out of memory\n");
 		exit(1);
 	}
@@ -230,7 +231,7 @@ popsink_dispatch(struct popsink_session *s, const char *line)
 	size_t len = strcspn(line, " ");
 
 	while (*c->word != '\0' &&
-	       (strlen(c->word) != len || strncasecmp(c->word, line, len) != 0))
+	    (strlen(c->word) != len || strncasecmp(c->word, line, len) != 0))
 		c++;
 	popsink_say(s, c->reply);
 	if (c->run != NULL)
@@ -357,8 +358,8 @@ popsink_options(int argc, char **argv)
 			return -1;
 	}
 	return popsink_plain.number == NULL && popsink_secure.number == NULL
-		   ? -1
-		   : 0;
+	    ? -1
+	    : 0;
 }
 
 static int

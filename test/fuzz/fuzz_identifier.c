@@ -11,8 +11,8 @@
 #include "proto/identifier.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-static void
-try_name(const struct identifier_rules *rules, const char *name, size_t len);
+static void try_name(const struct identifier_rules *rules, const char *name,
+    size_t len);
 static void key_check(const struct identifier_rules *rules, const char *key);
 
 int
@@ -76,7 +76,7 @@ key_check(const struct identifier_rules *rules, const char *key)
 		assert(strchr(key, '@') != NULL);
 	if (domain != NULL)
 		assert(domain[0] == '@' && domain[1] != '\0' &&
-		       strchr(domain + 1, '@') == NULL);
+		    strchr(domain + 1, '@') == NULL);
 	assert(identifier_make(rules, key, len, again) == IDENTIFIER_OK);
 	assert(strcmp(key, again) == 0);
 }

@@ -12,8 +12,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void try_token(const char *token, size_t len);
-static void try_encoded(
-    const char *prefix, const void *data, size_t size, const char *suffix);
+static void try_encoded(const char *prefix, const void *data, size_t size,
+    const char *suffix);
 static void address_check(const char *address, size_t size);
 
 int
@@ -49,8 +49,8 @@ try_token(const char *token, size_t len)
 
 /* So that the fuzzer reaches the JSON without learning base64. */
 static void
-try_encoded(
-    const char *prefix, const void *data, size_t size, const char *suffix)
+try_encoded(const char *prefix, const void *data, size_t size,
+    const char *suffix)
 {
 	size_t start = strlen(prefix), end = strlen(suffix), len;
 	char *text = malloc(start + BASE64_ENCODED_MAX(size) + end), *token;
@@ -87,5 +87,5 @@ address_check(const char *address, size_t size)
 	assert(strchr(at + 1, '@') == NULL);
 	for (size_t i = 0; i < len; i++)
 		assert((unsigned char)address[i] > ' ' && address[i] != '"' &&
-		       address[i] != 0x7f);
+		    address[i] != 0x7f);
 }

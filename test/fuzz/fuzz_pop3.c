@@ -11,15 +11,15 @@
 #include "proto/pop3.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-static bool
-slice_inside(const char *slice, size_t n, const char *line, size_t len);
+static bool slice_inside(const char *slice, size_t n, const char *line,
+    size_t len);
 static bool line_whole(const char *line, size_t len);
 static void try_command(const char *line, size_t len);
 static void try_auth(const char *arg, size_t len);
 static void try_reply(const char *line, size_t len);
 static void try_capabilities(const char *lines, size_t len);
-static void
-capabilities_read(const char *text, size_t len, struct pop3_capabilities *caps);
+static void capabilities_read(const char *text, size_t len,
+    struct pop3_capabilities *caps);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -45,15 +45,14 @@ static bool
 slice_inside(const char *slice, size_t n, const char *line, size_t len)
 {
 	return slice >= line && slice <= line + len &&
-	       n <= (size_t)(line + len - slice);
+	    n <= (size_t)(line + len - slice);
 }
 
 static bool
 line_whole(const char *line, size_t len)
 {
 	return memchr(line, '\0', len) == NULL &&
-	       memchr(line, '\r', len) == NULL &&
-	       memchr(line, '\n', len) == NULL;
+	    memchr(line, '\r', len) == NULL && memchr(line, '\n', len) == NULL;
 }
 
 static void

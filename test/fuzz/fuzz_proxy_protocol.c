@@ -47,8 +47,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 static enum proxy_status
-parse_copy(
-    const uint8_t *data, size_t len, struct proxy_header *out, size_t *used_out)
+parse_copy(const uint8_t *data, size_t len, struct proxy_header *out,
+    size_t *used_out)
 {
 	uint8_t *copy = malloc(len > 0 ? len : 1);
 	enum proxy_status status;

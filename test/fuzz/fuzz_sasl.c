@@ -13,8 +13,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static char *octets_copy(const void *data, size_t size);
-static bool
-slice_inside(const char *slice, size_t n, const char *frame, size_t len);
+static bool slice_inside(const char *slice, size_t n, const char *frame,
+    size_t len);
 static void try_text(const char *text, size_t len);
 static void try_octets(const char *octets, size_t len);
 static void try_frame(const char *frame, size_t len);
@@ -49,7 +49,7 @@ static bool
 slice_inside(const char *slice, size_t n, const char *frame, size_t len)
 {
 	return slice >= frame && slice <= frame + len &&
-	       n <= (size_t)(frame + len - slice);
+	    n <= (size_t)(frame + len - slice);
 }
 
 static void

@@ -52,9 +52,9 @@ line_check(const struct xclient *x, char *out, size_t size)
 {
 	size_t len = xclient_format(x, out, size), words = 0, equals = 0;
 	size_t want = (x->addr.len != 0) + (x->has_port) + (x->dest.len != 0) +
-		      (x->has_dest_port) + (x->session[0] != '\0') +
-		      (x->ttl != 0) + (x->dest_name[0] != '\0') +
-		      (x->transport != XCLIENT_TRANSPORT_UNSET);
+	    (x->has_dest_port) + (x->session[0] != '\0') + (x->ttl != 0) +
+	    (x->dest_name[0] != '\0') +
+	    (x->transport != XCLIENT_TRANSPORT_UNSET);
 
 	assert(len > 0 && len <= XCLIENT_LINE_MAX && len == strlen(out));
 	assert(memcmp(out, "XCLIENT", 7) == 0);

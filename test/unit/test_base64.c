@@ -112,8 +112,8 @@ START_TEST(octets_are_encoded)
 	char *out = malloc(size);
 
 	ck_assert_ptr_nonnull(out);
-	ck_assert_uint_eq(
-	    base64_encode(c->plain, c->plain_len, out), strlen(c->text));
+	ck_assert_uint_eq(base64_encode(c->plain, c->plain_len, out),
+	    strlen(c->text));
 	ck_assert_str_eq(out, c->text);
 	free(out);
 }
@@ -131,10 +131,10 @@ START_TEST(bad_text_is_refused)
 	char out[64];
 	size_t len;
 
-	ck_assert_msg(
-	    !base64_decode(c->text, c->len, out, &len), "%s", c->proves);
-	ck_assert_msg(
-	    !base64url_decode(c->text, c->len, out, &len), "%s", c->proves);
+	ck_assert_msg(!base64_decode(c->text, c->len, out, &len), "%s",
+	    c->proves);
+	ck_assert_msg(!base64url_decode(c->text, c->len, out, &len), "%s",
+	    c->proves);
 }
 END_TEST
 
@@ -234,14 +234,14 @@ base64_suite(void)
 	Suite *suite = suite_create("base64");
 	TCase *tc = tcase_create("base64");
 
-	tcase_add_loop_test(
-	    tc, good_text_is_decoded, 0, (int)ARRAY_LEN(good_cases));
-	tcase_add_loop_test(
-	    tc, octets_are_encoded, 0, (int)ARRAY_LEN(good_cases));
-	tcase_add_loop_test(
-	    tc, url_text_is_decoded, 0, (int)ARRAY_LEN(url_cases));
-	tcase_add_loop_test(
-	    tc, bad_text_is_refused, 0, (int)ARRAY_LEN(bad_cases));
+	tcase_add_loop_test(tc, good_text_is_decoded, 0,
+	    (int)ARRAY_LEN(good_cases));
+	tcase_add_loop_test(tc, octets_are_encoded, 0,
+	    (int)ARRAY_LEN(good_cases));
+	tcase_add_loop_test(tc, url_text_is_decoded, 0,
+	    (int)ARRAY_LEN(url_cases));
+	tcase_add_loop_test(tc, bad_text_is_refused, 0,
+	    (int)ARRAY_LEN(bad_cases));
 	tcase_add_test(tc, alphabets_are_apart);
 	tcase_add_test(tc, padding_is_not_optional);
 	tcase_add_test(tc, each_octet_is_a_digit_or_refused);

@@ -235,8 +235,8 @@ START_TEST(agrees_with_a_model)
 		if (model[k].expires > now) {
 			ck_assert_int_eq(state, CACHE_HIT);
 			ck_assert_int_eq(a.got.result,
-			    model[k].destination == -1 ? STORE_UNKNOWN :
-							 STORE_FOUND);
+			    model[k].destination == -1 ? STORE_UNKNOWN
+						       : STORE_FOUND);
 			if (model[k].destination != -1)
 				ck_assert_int_eq(a.got.destination,
 				    model[k].destination);

@@ -1182,21 +1182,21 @@ START_TEST(contract_is_read)
 	ck_assert_str_eq(s->log_target, "stderr");
 	ck_assert_uint_eq(cfg->tls.n_certificate, 1);
 	ck_assert_str_eq(cfg->tls.certificate[0].name, "primary");
-	ck_assert_str_eq(
-	    cfg->tls.certificate[0].cert, "/etc/mailferry/tls/fullchain.pem");
+	ck_assert_str_eq(cfg->tls.certificate[0].cert,
+	    "/etc/mailferry/tls/fullchain.pem");
 	ck_assert_uint_eq(cfg->tls.certificate[0].n_subjects, 2);
 	ck_assert_str_eq(cfg->tls.certificate[0].subjects[1], "*.example.com");
 	ck_assert(cfg->tls.certificate[0].is_default);
 	ck_assert_uint_eq(cfg->n_listener, 1);
 	ck_assert_uint_eq(cfg->listener[0].n_bind, 2);
-	ck_assert_str_eq(
-	    addr_text(&cfg->listener[0].bind[1], text), "[::]:995");
+	ck_assert_str_eq(addr_text(&cfg->listener[0].bind[1], text),
+	    "[::]:995");
 	ck_assert_uint_eq(cfg->pop3.n_sasl, 4);
 	ck_assert_int_eq(cfg->pop3.sasl[2], CONFIG_SASL_OAUTHBEARER);
 	ck_assert_str_eq(cfg->mapping.sql_query,
 	    "SELECT destination FROM mailbox_routes WHERE identifier = ?");
-	ck_assert_str_eq(
-	    cfg->mapping.http_url, "http://127.0.0.1:8080/route?user=%u");
+	ck_assert_str_eq(cfg->mapping.http_url,
+	    "http://127.0.0.1:8080/route?user=%u");
 	ck_assert_uint_eq(cfg->n_destination, 1);
 	d = &cfg->destination[0];
 	ck_assert_str_eq(d->tls_server_name, "mail-old.example.com");
@@ -1261,11 +1261,11 @@ END_TEST
 
 START_TEST(bad_values_leave_defaults)
 {
-	struct config *cfg = parse(
-	    BASE "server: {threads: x, backend_timeout: 0s, log_level: loud}\n"
-		 "capabilities: {pop3: {sasl: none, advertise: none}}\n"
-		 "tls: nothing\n"
-		 "admin: {bind: x, socket: [a]}\n");
+	struct config *cfg = parse(BASE
+	    "server: {threads: x, backend_timeout: 0s, log_level: loud}\n"
+	    "capabilities: {pop3: {sasl: none, advertise: none}}\n"
+	    "tls: nothing\n"
+	    "admin: {bind: x, socket: [a]}\n");
 
 	ck_assert_uint_eq(problems.n_error, 8);
 	ck_assert_uint_eq(cfg->server.threads, 0);
@@ -1311,11 +1311,11 @@ END_TEST
 
 START_TEST(destination_is_found)
 {
-	struct config *cfg = parse_good(
-	    LISTENER ROUTING "destination:\n"
-			     "  new: {host: a.test, protocol: {pop3: {}}}\n"
-			     "  d: {host: b.test, protocol: {pop3: {}}}\n"
-			     "  new.2: {host: c.test, protocol: {pop3: {}}}\n");
+	struct config *cfg = parse_good(LISTENER ROUTING
+	    "destination:\n"
+	    "  new: {host: a.test, protocol: {pop3: {}}}\n"
+	    "  d: {host: b.test, protocol: {pop3: {}}}\n"
+	    "  new.2: {host: c.test, protocol: {pop3: {}}}\n");
 
 	ck_assert_int_eq(config_destination_find(cfg, "d", 1), 0);
 	ck_assert_int_eq(config_destination_find(cfg, "new", 3), 1);
@@ -1376,12 +1376,12 @@ END_TEST
 
 START_TEST(environment_is_put_in)
 {
-	struct config *cfg = parse_good(
-	    BASE "server:\n"
-		 "  user: \"a${TEST_SECRET}-$${TEST_SECRET}$1\"\n"
-		 "  group: ${TEST_SECRET}\n"
-		 "  hostname: '${TEST_EMPTY}'\n"
-		 "capabilities: {pop3: {advertise: [\"$$\", $, $$$]}}\n");
+	struct config *cfg = parse_good(BASE
+	    "server:\n"
+	    "  user: \"a${TEST_SECRET}-$${TEST_SECRET}$1\"\n"
+	    "  group: ${TEST_SECRET}\n"
+	    "  hostname: '${TEST_EMPTY}'\n"
+	    "capabilities: {pop3: {advertise: [\"$$\", $, $$$]}}\n");
 
 	ck_assert_str_eq(cfg->server.user, "asesame-${TEST_SECRET}$1");
 	ck_assert_str_eq(cfg->server.group, "sesame");
@@ -1472,10 +1472,10 @@ END_TEST
 
 START_TEST(some_suites_may_go)
 {
-	struct config *cfg = parse_good(
-	    BASE "tls: {protocols: {disable_cipher_suites: "
-		 "[TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256, "
-		 "TLS_AES_128_GCM_SHA256, TLS_RSA_WITH_AES_128_CBC_SHA]}}\n");
+	struct config *cfg = parse_good(BASE
+	    "tls: {protocols: {disable_cipher_suites: "
+	    "[TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256, "
+	    "TLS_AES_128_GCM_SHA256, TLS_RSA_WITH_AES_128_CBC_SHA]}}\n");
 
 	ck_assert_uint_eq(cfg->tls.n_disable_cipher_suites, 4);
 	config_free(&cfg);
@@ -1500,8 +1500,8 @@ START_TEST(lines_may_be_as_long_as_512)
 		for (over = 0; over < 2; over++) {
 			snprintf(before, sizeof(before),
 			    BASE "capabilities: {pop3: {%s", lines[i].before);
-			snprintf(
-			    after, sizeof(after), "%s}}\n", lines[i].after);
+			snprintf(after, sizeof(after), "%s}}\n",
+			    lines[i].after);
 			text = many(before, "b", lines[i].most + over, after);
 			cfg = parse(text);
 			ck_assert_uint_eq(problems.n_error, over);
@@ -1546,15 +1546,15 @@ END_TEST
 
 START_TEST(later_problems_know_their_place)
 {
-	struct config *cfg = parse_good(
-	    LISTENER ROUTING "destination:\n"
-			     "  d:\n"
-			     "    host: a.test\n"
-			     "    source_ips: [192.0.2.1, 192.0.2.2]\n"
-			     "    protocol: {pop3: {}}\n"
-			     "  d.e:\n"
-			     "    host: b.test\n"
-			     "    protocol: {pop3: {}}\n");
+	struct config *cfg = parse_good(LISTENER ROUTING
+	    "destination:\n"
+	    "  d:\n"
+	    "    host: a.test\n"
+	    "    source_ips: [192.0.2.1, 192.0.2.2]\n"
+	    "    protocol: {pop3: {}}\n"
+	    "  d.e:\n"
+	    "    host: b.test\n"
+	    "    protocol: {pop3: {}}\n");
 
 	config_problem(cfg, &problems, "destination.d.host", "%s (%d)", "x", 1);
 	config_problem(cfg, &problems, "destination.d.source_ips[1]", "second");
@@ -1564,14 +1564,15 @@ START_TEST(later_problems_know_their_place)
 	config_problem(cfg, &problems, "mapping.file.path", "root");
 	config_problem(cfg, &problems, "", "nowhere");
 	config_warning(cfg, &problems, "listener.a.bind[0]", "beware");
-	ck_assert_str_eq(told(), "t:5:11: destination.d.host: x (1)\n"
-				 "t:6:29: destination.d.source_ips[1]: second\n"
-				 "t:6:17: destination.d.source_ips[2]: third\n"
-				 "t:5:5: destination.d.tls_ca_file: parent\n"
-				 "t:9:11: destination.d.e.host: dotted\n"
-				 "t:1:1: mapping.file.path: root\n"
-				 "t:1:1: nowhere\n"
-				 "warning: t:1:23: listener.a.bind[0]: beware");
+	ck_assert_str_eq(told(),
+	    "t:5:11: destination.d.host: x (1)\n"
+	    "t:6:29: destination.d.source_ips[1]: second\n"
+	    "t:6:17: destination.d.source_ips[2]: third\n"
+	    "t:5:5: destination.d.tls_ca_file: parent\n"
+	    "t:9:11: destination.d.e.host: dotted\n"
+	    "t:1:1: mapping.file.path: root\n"
+	    "t:1:1: nowhere\n"
+	    "warning: t:1:23: listener.a.bind[0]: beware");
 	config_free(&cfg);
 }
 END_TEST
@@ -1587,8 +1588,8 @@ START_TEST(problems_have_an_end)
 		len += (size_t)sprintf(text + len, "key%zu: 1\n", i);
 	cfg = parse(text);
 	ck_assert_uint_eq(problems.n_error, 1001);
-	ck_assert_str_eq(
-	    problems.error[1000], "t:1:1: more problems than can be shown");
+	ck_assert_str_eq(problems.error[1000],
+	    "t:1:1: more problems than can be shown");
 	config_free(&cfg);
 	free(text);
 }
@@ -1654,8 +1655,8 @@ START_TEST(anchors_have_an_end)
 	size_t len = strlen(text), i;
 
 	for (i = 0; i < 257; i++)
-		len += (size_t)snprintf(
-		    text + len, sizeof(text) - len, "&a%zu x,\n", i);
+		len += (size_t)snprintf(text + len, sizeof(text) - len,
+		    "&a%zu x,\n", i);
 	snprintf(text + len, sizeof(text) - len, "]\n");
 	ck_assert_ptr_null(parse(text));
 	ck_assert_str_eq(told(), "t:257:1: too many anchors (at most 256)");
@@ -1718,8 +1719,8 @@ END_TEST
 START_TEST(endless_file_is_refused)
 {
 	ck_assert_ptr_null(config_load("/dev/zero", &problems));
-	ck_assert_str_eq(
-	    told(), "/dev/zero:1:1: the file is too big (at most 1 MiB)");
+	ck_assert_str_eq(told(),
+	    "/dev/zero:1:1: the file is too big (at most 1 MiB)");
 }
 END_TEST
 
@@ -1743,8 +1744,9 @@ START_TEST(big_file_is_read)
 	ck_assert_uint_eq(problems.n_warning, 1000);
 	for (i = 0; i < n; i++) {
 		snprintf(name, sizeof(name), "d%zu", i);
-		ck_assert_int_ne(
-		    config_destination_find(cfg, name, strlen(name)), -1);
+		ck_assert_int_ne(config_destination_find(cfg, name,
+				     strlen(name)),
+		    -1);
 	}
 	config_free(&cfg);
 	free(text);
@@ -1801,8 +1803,8 @@ START_TEST(no_shape_does_harm)
 		for (k = 0; k < ARRAY_LEN(values); k++) {
 			struct config *cfg;
 
-			nest(
-			    config_keys[i].path, values[k], text, sizeof(text));
+			nest(config_keys[i].path, values[k], text,
+			    sizeof(text));
 			cfg = parse(text);
 			ck_assert_msg(cfg != NULL && problems.n_error > 0,
 			    "%s: %s", text, told());
@@ -1824,8 +1826,8 @@ START_TEST(every_row_is_complete)
 		config_keys_accepts(key, false, text, sizeof(text));
 		ck_assert_msg(*text != '\0', "%s", key->path);
 		if (key->shape == CONFIG_NAMED)
-			ck_assert_int_eq(
-			    config_keys_element(key)->path[strlen(key->path)],
+			ck_assert_int_eq(config_keys_element(key)
+					     ->path[strlen(key->path)],
 			    '.');
 	}
 }
@@ -1969,10 +1971,10 @@ config_suite(void)
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
-	tcase_add_loop_test(
-	    tc, problem_is_told, 0, (int)ARRAY_LEN(problem_cases));
-	tcase_add_loop_test(
-	    tc, number_is_read, 0, (int)ARRAY_LEN(duration_cases));
+	tcase_add_loop_test(tc, problem_is_told, 0,
+	    (int)ARRAY_LEN(problem_cases));
+	tcase_add_loop_test(tc, number_is_read, 0,
+	    (int)ARRAY_LEN(duration_cases));
 	tcase_add_test(tc, contract_is_read);
 	tcase_add_test(tc, defaults_are_filled_in);
 	tcase_add_test(tc, bad_values_leave_defaults);

@@ -9,8 +9,8 @@
 #define COOLDOWN 1000
 
 static const struct destination_health rules = {3, 2, COOLDOWN};
-static const struct config_destination cfg = {.max_connecting = 8,
-    .max_sessions = 10};
+static const struct config_destination cfg = {
+    .max_connecting = 8, .max_sessions = 10};
 static struct destination *d;
 
 static void
@@ -93,14 +93,11 @@ START_TEST(a_recovery_lets_in_few_at_first)
 	ck_assert_int_eq(destination_enter(d, &cfg, 10 + COOLDOWN),
 	    DESTINATION_PROBE);
 	ck_assert(destination_worked(d));
-	ck_assert_int_eq(destination_enter(d, &cfg, 2000),
-	    DESTINATION_ENTERED);
+	ck_assert_int_eq(destination_enter(d, &cfg, 2000), DESTINATION_ENTERED);
 	ck_assert_int_eq(destination_enter(d, &cfg, 2000), DESTINATION_FULL);
 	destination_worked(d);
-	ck_assert_int_eq(destination_enter(d, &cfg, 2000),
-	    DESTINATION_ENTERED);
-	ck_assert_int_eq(destination_enter(d, &cfg, 2000),
-	    DESTINATION_ENTERED);
+	ck_assert_int_eq(destination_enter(d, &cfg, 2000), DESTINATION_ENTERED);
+	ck_assert_int_eq(destination_enter(d, &cfg, 2000), DESTINATION_ENTERED);
 	ck_assert_int_eq(destination_enter(d, &cfg, 2000), DESTINATION_FULL);
 	for (int i = 0; i < 20; i++)
 		destination_worked(d);

@@ -127,10 +127,10 @@ START_TEST(each_octet_is_kept_or_refused)
 
 			name[at] = (char)c;
 			status = identifier_make(&plain_rules, name, 17, out);
-			ck_assert_int_eq(
-			    status, bad ? IDENTIFIER_BAD : IDENTIFIER_OK);
-			ck_assert_msg(
-			    bad || memcmp(out, name, 18) == 0, "%d", c);
+			ck_assert_int_eq(status,
+			    bad ? IDENTIFIER_BAD : IDENTIFIER_OK);
+			ck_assert_msg(bad || memcmp(out, name, 18) == 0, "%d",
+			    c);
 		}
 	}
 }
@@ -142,12 +142,12 @@ START_TEST(length_has_an_end)
 	const size_t suffix = strlen("@example.com");
 
 	memset(name, 'a', sizeof(name));
-	ck_assert_int_eq(
-	    identifier_make(&plain_rules, name, IDENTIFIER_MAX, out),
+	ck_assert_int_eq(identifier_make(&plain_rules, name, IDENTIFIER_MAX,
+			     out),
 	    IDENTIFIER_OK);
 	ck_assert_uint_eq(strlen(out), IDENTIFIER_MAX);
-	ck_assert_int_eq(
-	    identifier_make(&plain_rules, name, IDENTIFIER_MAX + 1, out),
+	ck_assert_int_eq(identifier_make(&plain_rules, name, IDENTIFIER_MAX + 1,
+			     out),
 	    IDENTIFIER_BAD);
 	/* The default domain has to fit as well. */
 	ck_assert_int_eq(identifier_make(&cut_domain_rules, name,
@@ -155,8 +155,8 @@ START_TEST(length_has_an_end)
 	    IDENTIFIER_OK);
 	ck_assert_uint_eq(strlen(out), IDENTIFIER_MAX);
 	for (size_t n = IDENTIFIER_MAX - suffix + 1; n <= IDENTIFIER_MAX; n++) {
-		ck_assert_int_eq(
-		    identifier_make(&cut_domain_rules, name, n, out),
+		ck_assert_int_eq(identifier_make(&cut_domain_rules, name, n,
+				     out),
 		    IDENTIFIER_BAD);
 		ck_assert_str_eq(out, "");
 	}
@@ -184,7 +184,7 @@ START_TEST(domain_is_found)
 
 		ck_assert_pstr_eq(domain, domains[i].domain);
 		ck_assert(domain == NULL ||
-			  (domain >= key && domain < key + strlen(key)));
+		    (domain >= key && domain < key + strlen(key)));
 	}
 }
 END_TEST

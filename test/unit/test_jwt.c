@@ -113,8 +113,8 @@ static const struct claims_case claims_cases[] = {
 
 /* out: prefix, the payload in base64url, suffix. On the heap. */
 static char *
-token_make(
-    const char *prefix, const char *payload, size_t len, const char *suffix)
+token_make(const char *prefix, const char *payload, size_t len,
+    const char *suffix)
 {
 	size_t size = strlen(prefix) + BASE64_ENCODED_MAX(len) + strlen(suffix);
 	char *token = malloc(size + 1), *text;
@@ -141,8 +141,8 @@ START_TEST(claims_name_the_account)
 	    jwt_account(token, strlen(token), c->first_claim, out, sizeof(out));
 
 	ck_assert_msg(found == (c->account != NULL), "%s", c->proves);
-	ck_assert_msg(
-	    !found || strcmp(out, c->account) == 0, "%s: %s", c->proves, out);
+	ck_assert_msg(!found || strcmp(out, c->account) == 0, "%s: %s",
+	    c->proves, out);
 	free(token);
 }
 END_TEST
@@ -198,8 +198,8 @@ START_TEST(token_has_its_form)
 	memcpy(token, c->token, len);
 	found = jwt_account(token, len, "", out, sizeof(out));
 	ck_assert_msg(found == (c->account != NULL), "%s", c->proves);
-	ck_assert_msg(
-	    !found || strcmp(out, c->account) == 0, "%s: %s", c->proves, out);
+	ck_assert_msg(!found || strcmp(out, c->account) == 0, "%s: %s",
+	    c->proves, out);
 	free(token);
 }
 END_TEST
@@ -267,10 +267,10 @@ jwt_suite(void)
 	Suite *suite = suite_create("jwt");
 	TCase *tc = tcase_create("jwt");
 
-	tcase_add_loop_test(
-	    tc, claims_name_the_account, 0, (int)ARRAY_LEN(claims_cases));
-	tcase_add_loop_test(
-	    tc, token_has_its_form, 0, (int)ARRAY_LEN(token_cases));
+	tcase_add_loop_test(tc, claims_name_the_account, 0,
+	    (int)ARRAY_LEN(claims_cases));
+	tcase_add_loop_test(tc, token_has_its_form, 0,
+	    (int)ARRAY_LEN(token_cases));
 	tcase_add_test(tc, address_has_to_fit);
 	tcase_add_test(tc, size_has_an_end);
 	tcase_add_test(tc, deep_payload_is_not_parsed);

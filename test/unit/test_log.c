@@ -68,7 +68,8 @@ END_TEST
 
 START_TEST(a_field_cannot_end_itself_or_the_line)
 {
-	static const char evil[] = "x\" reason=\"ok\"\r\n2026 fake \x1b[31m\x7f";
+	static const char evil[] =
+	    "x\" reason=\"ok\"\r\n2026 fake \x1b[31m\x7f";
 
 	line(LOG_TEXT, evil, sizeof(evil) - 1);
 	ck_assert_ptr_nonnull(strstr(logged(),
@@ -125,8 +126,8 @@ START_TEST(json_always_parses)
 			    &error);
 			ck_assert_msg(obj != NULL, "%s: %s", error.text,
 			    logged());
-			ck_assert_str_eq(json_string_value(
-					     json_object_get(obj, "message")),
+			ck_assert_str_eq(json_string_value(json_object_get(obj,
+					     "message")),
 			    "login \"failed\"");
 			json_decref(obj);
 		}
@@ -140,7 +141,10 @@ START_TEST(escape_shows_utf8_and_hides_controls)
 		const char *in, *out;
 	} rows[] = {
 	    {"plain", "plain"},
-	    {"gr\xc3\xbc\xc3\x9f" "e", "gr\xc3\xbc\xc3\x9f" "e"},
+	    {"gr\xc3\xbc\xc3\x9f"
+	     "e",
+		"gr\xc3\xbc\xc3\x9f"
+		"e"},
 	    {"\xc2\x85", "\\xc2\\x85"},
 	    {"\xe2\x80\xae", "\\xe2\\x80\\xae"},
 	    {"\xe2\x81\xa6", "\\xe2\\x81\\xa6"},
@@ -153,8 +157,8 @@ START_TEST(escape_shows_utf8_and_hides_controls)
 	char out[600];
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-		ck_assert_str_eq(log_escape(rows[i].in, strlen(rows[i].in),
-				     out, sizeof(out)),
+		ck_assert_str_eq(log_escape(rows[i].in, strlen(rows[i].in), out,
+				     sizeof(out)),
 		    rows[i].out);
 }
 END_TEST
@@ -180,7 +184,8 @@ START_TEST(a_path_that_cannot_be_opened_changes_nothing)
 
 	line(LOG_TEXT, "one", 3);
 	ck_assert_int_eq(log_open("/nonexistent/dir/log", LOG_JSON, LOG_DEBUG,
-			     &err), -1);
+			     &err),
+	    -1);
 	ck_assert_ptr_nonnull(strstr(err.text, "/nonexistent/dir/log"));
 	log_msg(LOG_INFO, "still here");
 	ck_assert_ptr_nonnull(strstr(logged(), "info still here"));

@@ -24,7 +24,7 @@ static bool
 slice_is(const char *data, size_t len, const char *want)
 {
 	return len == strlen(want) &&
-	       (len == 0 || memcmp(data, want, len) == 0);
+	    (len == 0 || memcmp(data, want, len) == 0);
 }
 
 struct command_case {
@@ -102,9 +102,9 @@ START_TEST(command_is_parsed)
 	ck_assert(pop3_command_parse(line, len, &cmd));
 	ck_assert_msg(cmd.verb == c->verb, "%s: %d", c->line, (int)cmd.verb);
 	ck_assert_msg(cmd.has_arg == (c->arg != NULL), "%s", c->line);
-	ck_assert_msg(
-	    slice_is(cmd.arg, cmd.arg_len, c->arg != NULL ? c->arg : ""), "%s",
-	    c->line);
+	ck_assert_msg(slice_is(cmd.arg, cmd.arg_len,
+			  c->arg != NULL ? c->arg : ""),
+	    "%s", c->line);
 	free(line);
 }
 END_TEST
@@ -121,8 +121,8 @@ START_TEST(only_nul_and_line_ends_are_refused)
 			struct pop3_reply reply;
 
 			line[at] = (char)c;
-			ck_assert_int_eq(
-			    pop3_command_parse(line, 10, &cmd), !bad);
+			ck_assert_int_eq(pop3_command_parse(line, 10, &cmd),
+			    !bad);
 			ck_assert(at < 5 || bad || cmd.arg == line + 5);
 			memcpy(line, "-ERR ", 5);
 			line[at] = (char)c;
@@ -130,8 +130,8 @@ START_TEST(only_nul_and_line_ends_are_refused)
 			ck_assert_msg(!bad || reply.kind == POP3_REPLY_BAD,
 			    "%d at %zu", c, at);
 			ck_assert_msg(bad || at < 5 ||
-					  (reply.kind == POP3_REPLY_ERR &&
-					      reply.text_len == 5),
+				(reply.kind == POP3_REPLY_ERR &&
+				    reply.text_len == 5),
 			    "%d at %zu", c, at);
 		}
 	}
@@ -173,8 +173,8 @@ START_TEST(auth_argument_is_split)
 	char *arg = line_copy(c->arg, len);
 	const char *mech, *ir;
 
-	ck_assert_msg(pop3_auth_arg_parse(
-			  arg, len, &mech, &mech_len, &ir, &ir_len) == c->good,
+	ck_assert_msg(pop3_auth_arg_parse(arg, len, &mech, &mech_len, &ir,
+			  &ir_len) == c->good,
 	    "%s", c->arg);
 	if (c->good) {
 		ck_assert_msg(slice_is(mech, mech_len, c->mech), "%s", c->arg);
@@ -284,12 +284,12 @@ START_TEST(reply_is_parsed)
 	struct pop3_reply reply;
 
 	pop3_reply_parse(line, len, &reply);
-	ck_assert_msg(
-	    reply.kind == c->kind, "%s: %d", c->line, (int)reply.kind);
-	ck_assert_msg(
-	    reply.code == c->code, "%s: %d", c->line, (int)reply.code);
-	ck_assert_msg(
-	    slice_is(reply.text, reply.text_len, c->text), "%s", c->line);
+	ck_assert_msg(reply.kind == c->kind, "%s: %d", c->line,
+	    (int)reply.kind);
+	ck_assert_msg(reply.code == c->code, "%s: %d", c->line,
+	    (int)reply.code);
+	ck_assert_msg(slice_is(reply.text, reply.text_len, c->text), "%s",
+	    c->line);
 	ck_assert(reply.line == line && reply.line_len == len);
 	free(line);
 }
@@ -321,9 +321,9 @@ START_TEST(reply_about_password_is_known)
 		char *line = line_copy(replies[i].line, len);
 
 		pop3_reply_parse(line, len, &reply);
-		ck_assert_msg(
-		    pop3_reply_about_password(&reply) == replies[i].about, "%s",
-		    replies[i].line);
+		ck_assert_msg(pop3_reply_about_password(&reply) ==
+			replies[i].about,
+		    "%s", replies[i].line);
 		free(line);
 	}
 }
@@ -363,7 +363,7 @@ START_TEST(xclient_is_seen_in_the_greeting)
 
 		pop3_reply_parse(line, len, &reply);
 		ck_assert_msg(pop3_greeting_offers_xclient(&reply) ==
-				  greetings[i].offered,
+			greetings[i].offered,
 		    "%s", greetings[i].line);
 		free(line);
 	}
@@ -418,8 +418,7 @@ START_TEST(capability_is_learnt)
 
 	pop3_capability_add(&caps, line, c->len);
 	ck_assert_msg(caps.stls == c->caps.stls && caps.user == c->caps.user &&
-			  caps.utf8 == c->caps.utf8 &&
-			  caps.sasl == c->caps.sasl,
+		caps.utf8 == c->caps.utf8 && caps.sasl == c->caps.sasl,
 	    "%s", c->line);
 	free(line);
 }
@@ -453,14 +452,15 @@ START_TEST(capabilities_are_listed_in_order)
 	    .implementation = "mailferry"};
 	char *text = pop3_capa_format(&spec);
 
-	ck_assert_str_eq(text, "+OK\r\n"
-			       "STLS\r\n"
-			       "USER\r\n"
-			       "SASL XOAUTH2 PLAIN OAUTHBEARER\r\n"
-			       "TOP\r\n"
-			       "EXPIRE NEVER\r\n"
-			       "IMPLEMENTATION mailferry\r\n"
-			       ".\r\n");
+	ck_assert_str_eq(text,
+	    "+OK\r\n"
+	    "STLS\r\n"
+	    "USER\r\n"
+	    "SASL XOAUTH2 PLAIN OAUTHBEARER\r\n"
+	    "TOP\r\n"
+	    "EXPIRE NEVER\r\n"
+	    "IMPLEMENTATION mailferry\r\n"
+	    ".\r\n");
 	free(text);
 }
 END_TEST
@@ -494,18 +494,18 @@ pop3_suite(void)
 	Suite *suite = suite_create("pop3");
 	TCase *tc = tcase_create("pop3");
 
-	tcase_add_loop_test(
-	    tc, command_is_parsed, 0, (int)ARRAY_LEN(command_cases));
+	tcase_add_loop_test(tc, command_is_parsed, 0,
+	    (int)ARRAY_LEN(command_cases));
 	tcase_add_test(tc, only_nul_and_line_ends_are_refused);
-	tcase_add_loop_test(
-	    tc, auth_argument_is_split, 0, (int)ARRAY_LEN(auth_cases));
+	tcase_add_loop_test(tc, auth_argument_is_split, 0,
+	    (int)ARRAY_LEN(auth_cases));
 	tcase_add_test(tc, lines_have_limits);
-	tcase_add_loop_test(
-	    tc, reply_is_parsed, 0, (int)ARRAY_LEN(reply_cases));
+	tcase_add_loop_test(tc, reply_is_parsed, 0,
+	    (int)ARRAY_LEN(reply_cases));
 	tcase_add_test(tc, reply_about_password_is_known);
 	tcase_add_test(tc, xclient_is_seen_in_the_greeting);
-	tcase_add_loop_test(
-	    tc, capability_is_learnt, 0, (int)ARRAY_LEN(capability_cases));
+	tcase_add_loop_test(tc, capability_is_learnt, 0,
+	    (int)ARRAY_LEN(capability_cases));
 	tcase_add_test(tc, capabilities_add_up);
 	tcase_add_test(tc, capabilities_are_listed_in_order);
 	tcase_add_test(tc, absent_capabilities_leave_no_line);

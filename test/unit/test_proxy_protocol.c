@@ -284,15 +284,15 @@ START_TEST(header_is_judged)
 	if (status != PROXY_OK) {
 		ck_assert_msg(used == 0, "%s", c->proves);
 		ck_assert_msg(h.src.len == 0 && !h.local && h.ttl == 0 &&
-				  h.session[0] == '\0' && !h.has_tls,
+			h.session[0] == '\0' && !h.has_tls,
 		    "%s: something was believed", c->proves);
 		return;
 	}
 	ck_assert_msg(used == c->len, "%s: %zu", c->proves, used);
 	ck_assert_msg(strcmp(header_text(&h, text, sizeof(text)), c->said) == 0,
 	    "%s: %s", c->proves, text);
-	ck_assert_msg(
-	    !h.local || (h.src.len == 0 && h.dst.len == 0), "%s", c->proves);
+	ck_assert_msg(!h.local || (h.src.len == 0 && h.dst.len == 0), "%s",
+	    c->proves);
 }
 END_TEST
 
@@ -361,8 +361,8 @@ START_TEST(longest_block_passes)
 	memcpy(data, head, sizeof(head) - 1);
 	ck_assert_int_eq(parse_copy(data, 16, &h, &used), PROXY_MORE);
 	ck_assert_uint_eq(used, PROXY_HEADER_MAX);
-	ck_assert_int_eq(
-	    parse_copy(data, PROXY_HEADER_MAX, &h, &used), PROXY_OK);
+	ck_assert_int_eq(parse_copy(data, PROXY_HEADER_MAX, &h, &used),
+	    PROXY_OK);
 	free(data);
 }
 END_TEST
@@ -405,8 +405,8 @@ START_TEST(checksum_is_verified)
 		if (bit / 8 == at - 3)
 			continue;
 		data[bit / 8] ^= (uint8_t)(1 << bit % 8);
-		ck_assert_int_eq(
-		    parse_copy((char *)data, len, &h, &used), PROXY_BAD);
+		ck_assert_int_eq(parse_copy((char *)data, len, &h, &used),
+		    PROXY_BAD);
 		data[bit / 8] ^= (uint8_t)(1 << bit % 8);
 	}
 }
@@ -420,8 +420,8 @@ START_TEST(checksum_has_a_known_value)
 	struct proxy_header h;
 	size_t used;
 
-	ck_assert_int_eq(
-	    parse_copy(data, sizeof(data) - 1, &h, &used), PROXY_OK);
+	ck_assert_int_eq(parse_copy(data, sizeof(data) - 1, &h, &used),
+	    PROXY_OK);
 }
 END_TEST
 
@@ -442,8 +442,8 @@ check_wire(const struct proxy_out *p, const char *want, size_t want_len)
 
 	ck_assert_uint_eq(len, want_len);
 	for (size_t i = 0; i < len; i++)
-		ck_assert_msg(
-		    out[i] == (uint8_t)want[i], "octet %zu: %02x", i, out[i]);
+		ck_assert_msg(out[i] == (uint8_t)want[i], "octet %zu: %02x", i,
+		    out[i]);
 	/* No room is no header, not half of one. */
 	for (size_t size = 0; size < len; size++) {
 		uint8_t *exact = malloc(size > 0 ? size : 1);
@@ -473,9 +473,10 @@ START_TEST(wire_of_ipv6)
 	    .session = "abc",
 	    .ttl = 7};
 
-	check_wire(&p, OCTETS(SIG "\x21\x21\x00\x2e" V6 "\xe0\x00\x03"
-				  "abc"
-				  "\xe1\x00\x01\x07"));
+	check_wire(&p,
+	    OCTETS(SIG "\x21\x21\x00\x2e" V6 "\xe0\x00\x03"
+		       "abc"
+		       "\xe1\x00\x01\x07"));
 }
 END_TEST
 
@@ -518,10 +519,11 @@ START_TEST(wire_of_mixed_families_other_way)
 	struct proxy_out p = {.src = addr_of("[2001:db8::1]:12345"),
 	    .dst = addr_of("198.51.100.2:110")};
 
-	check_wire(&p, OCTETS(SIG "\x21\x21\x00\x24"
-				  "\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01"
-				  "\0\0\0\0\0\0\0\0\0\0\xff\xff\xc6\x33\x64\x02"
-				  "\x30\x39\x00\x6e"));
+	check_wire(&p,
+	    OCTETS(SIG "\x21\x21\x00\x24"
+		       "\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01"
+		       "\0\0\0\0\0\0\0\0\0\0\xff\xff\xc6\x33\x64\x02"
+		       "\x30\x39\x00\x6e"));
 }
 END_TEST
 
@@ -531,8 +533,8 @@ START_TEST(tls_of_unknown_kind)
 	    .dst = addr_of("198.51.100.2:110"),
 	    .tls = true};
 
-	check_wire(
-	    &p, OCTETS(SIG "\x21\x11\x00\x14" V4 "\x20\0\x05\x01\0\0\0\x01"));
+	check_wire(&p,
+	    OCTETS(SIG "\x21\x11\x00\x14" V4 "\x20\0\x05\x01\0\0\0\x01"));
 }
 END_TEST
 
@@ -568,8 +570,8 @@ START_TEST(header_comes_back)
 		size_t len = proxy_header_format(&p, out, sizeof(out)), used;
 		struct proxy_header h;
 
-		ck_assert_int_eq(
-		    proxy_header_parse(out, len, &h, &used), PROXY_OK);
+		ck_assert_int_eq(proxy_header_parse(out, len, &h, &used),
+		    PROXY_OK);
 		ck_assert_uint_eq(used, len);
 		ck_assert(!h.local);
 		ck_assert(addr_same_ip(&h.src, &p.src));

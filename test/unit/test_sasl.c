@@ -19,8 +19,8 @@ START_TEST(mechanisms_have_names)
 		enum sasl_mechanism mech = SASL_MECHANISMS;
 
 		ck_assert_str_eq(sasl_name((enum sasl_mechanism)i), names[i]);
-		ck_assert(
-		    sasl_mechanism_find(names[i], strlen(names[i]), &mech));
+		ck_assert(sasl_mechanism_find(names[i], strlen(names[i]),
+		    &mech));
 		ck_assert_uint_eq(mech, i);
 		ck_assert_uint_eq(SASL_BIT(mech), 1u << i);
 	}
@@ -91,7 +91,7 @@ static bool
 slice_is(const char *data, size_t len, const char *want)
 {
 	return len == strlen(want) &&
-	       (len == 0 || memcmp(data, want, len) == 0);
+	    (len == 0 || memcmp(data, want, len) == 0);
 }
 
 /* At its exact size, so that a sanitizer sees a step too far. */
@@ -111,11 +111,10 @@ START_TEST(plain_frame_is_split)
 	char *frame = frame_copy(c->frame, c->len);
 	struct sasl_plain p;
 
-	ck_assert_msg(
-	    sasl_plain_parse(frame, c->len, &p) == c->good, "%s", c->proves);
+	ck_assert_msg(sasl_plain_parse(frame, c->len, &p) == c->good, "%s",
+	    c->proves);
 	if (c->good) {
-		ck_assert_msg(
-		    slice_is(p.authzid, p.authzid_len, c->authzid) &&
+		ck_assert_msg(slice_is(p.authzid, p.authzid_len, c->authzid) &&
 			slice_is(p.authcid, p.authcid_len, c->authcid) &&
 			slice_is(p.password, p.password_len, c->password),
 		    "%s", c->proves);
@@ -240,10 +239,10 @@ START_TEST(bearer_frame_is_read)
 	ck_assert_msg(sasl_bearer_parse(c->mech, frame, c->len, &b) == c->good,
 	    "%s", c->proves);
 	if (c->good) {
-		ck_assert_msg(
-		    slice_is(b.user, b.user_len, c->user), "%s", c->proves);
-		ck_assert_msg(
-		    slice_is(b.token, b.token_len, c->token), "%s", c->proves);
+		ck_assert_msg(slice_is(b.user, b.user_len, c->user), "%s",
+		    c->proves);
+		ck_assert_msg(slice_is(b.token, b.token_len, c->token), "%s",
+		    c->proves);
 	}
 	free(frame);
 }
@@ -276,8 +275,8 @@ START_TEST(pairs_have_a_number)
 		for (int i = 1; i < keys; i++)
 			n += sprintf(frame + n, "%c=\1", 'b' + i);
 		n += sprintf(frame + n, "\1");
-		ck_assert_int_eq(
-		    sasl_bearer_parse(SASL_OAUTHBEARER, frame, (size_t)n, &b),
+		ck_assert_int_eq(sasl_bearer_parse(SASL_OAUTHBEARER, frame,
+				     (size_t)n, &b),
 		    keys <= 16);
 	}
 }
@@ -332,8 +331,8 @@ START_TEST(gs2_name_is_decoded)
 		char *out = malloc(len > 0 ? len : 1);
 		bool good = sasl_gs2_name_decode(name, len, out, &n);
 
-		ck_assert_msg(
-		    good == (names[i].decoded != NULL), "%s", names[i].name);
+		ck_assert_msg(good == (names[i].decoded != NULL), "%s",
+		    names[i].name);
 		ck_assert_msg(!good || slice_is(out, n, names[i].decoded), "%s",
 		    names[i].name);
 		free(out);
@@ -350,10 +349,10 @@ sasl_suite(void)
 
 	tcase_add_test(tc, mechanisms_have_names);
 	tcase_add_test(tc, names_have_no_case_and_no_neighbours);
-	tcase_add_loop_test(
-	    tc, plain_frame_is_split, 0, (int)ARRAY_LEN(plain_cases));
-	tcase_add_loop_test(
-	    tc, bearer_frame_is_read, 0, (int)ARRAY_LEN(bearer_cases));
+	tcase_add_loop_test(tc, plain_frame_is_split, 0,
+	    (int)ARRAY_LEN(plain_cases));
+	tcase_add_loop_test(tc, bearer_frame_is_read, 0,
+	    (int)ARRAY_LEN(bearer_cases));
 	tcase_add_loop_test(tc, bearer_frame_cut_short_is_refused, 0,
 	    (int)ARRAY_LEN(bearer_cases));
 	tcase_add_test(tc, pairs_have_a_number);

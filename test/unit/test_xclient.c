@@ -47,8 +47,8 @@ START_TEST(values_come_in_order)
 	struct xclient x = xclient_full();
 	char out[XCLIENT_LINE_MAX + 1];
 
-	ck_assert_uint_eq(
-	    xclient_format(&x, out, sizeof(out)), sizeof(want) - 1);
+	ck_assert_uint_eq(xclient_format(&x, out, sizeof(out)),
+	    sizeof(want) - 1);
 	ck_assert_str_eq(out, want);
 }
 END_TEST
@@ -61,8 +61,8 @@ START_TEST(unset_values_are_left_out)
 	char out[XCLIENT_LINE_MAX + 1];
 
 	ck_assert_uint_gt(xclient_format(&x, out, sizeof(out)), 0);
-	ck_assert_str_eq(
-	    out, "XCLIENT ADDR=2001:db8::1 CLIENT-TRANSPORT=insecure");
+	ck_assert_str_eq(out,
+	    "XCLIENT ADDR=2001:db8::1 CLIENT-TRANSPORT=insecure");
 	memset(&x, 0, sizeof(x));
 	x.ttl = 255;
 	ck_assert_uint_gt(xclient_format(&x, out, sizeof(out)), 0);
@@ -118,8 +118,8 @@ START_TEST(rule_breakers_stop_the_line)
 	do {                                                                   \
 		x = xclient_full();                                            \
 		change;                                                        \
-		ck_assert_msg(                                                 \
-		    xclient_format(&x, out, sizeof(out)) == 0, "%s", #change); \
+		ck_assert_msg(xclient_format(&x, out, sizeof(out)) == 0, "%s", \
+		    #change);                                                  \
 	} while (0)
 
 	REFUSED(x.addr.len = 0);
@@ -262,8 +262,7 @@ START_TEST(session_has_its_alphabet)
 
 	for (int c = 0; c < 256; c++) {
 		bool good = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-			    (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-			    c == '-';
+		    (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
 
 		for (size_t at = 0; at < 3; at++) {
 			memset(s, 'x', 3);
@@ -333,9 +332,9 @@ START_TEST(host_names_are_known)
 
 		ck_assert_ptr_nonnull(name);
 		memcpy(name, names[i].name, names[i].len);
-		ck_assert_msg(
-		    hostname_valid(name, names[i].len) == names[i].valid, "%s",
-		    names[i].name);
+		ck_assert_msg(hostname_valid(name, names[i].len) ==
+			names[i].valid,
+		    "%s", names[i].name);
 		free(name);
 	}
 }
@@ -345,7 +344,7 @@ START_TEST(each_octet_of_a_host_name_is_judged)
 {
 	for (int c = 0; c < 256; c++) {
 		bool inner = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-			     (c >= '0' && c <= '9');
+		    (c >= '0' && c <= '9');
 		char first[] = "Xbc.test", middle[] = "aXc.test";
 		char last[] = "abX.test";
 
@@ -369,8 +368,8 @@ xclient_suite(void)
 	tcase_add_test(tc, line_has_to_fit);
 	tcase_add_test(tc, longest_line_passes);
 	tcase_add_test(tc, rule_breakers_stop_the_line);
-	tcase_add_loop_test(
-	    tc, attributes_are_parsed, 0, (int)ARRAY_LEN(parse_cases));
+	tcase_add_loop_test(tc, attributes_are_parsed, 0,
+	    (int)ARRAY_LEN(parse_cases));
 	tcase_add_test(tc, nothing_may_be_said);
 	tcase_add_test(tc, session_has_its_alphabet);
 	tcase_add_test(tc, host_names_are_known);
