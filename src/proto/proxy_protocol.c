@@ -431,6 +431,7 @@ proxy_get16(const uint8_t *p)
 size_t
 proxy_header_format(const struct proxy_out *p, uint8_t *out, size_t size)
 {
+	uint8_t ttl = (uint8_t)p->ttl;
 	struct proxy_writer w = {.out = out, .size = size};
 	uint8_t head[] = {PROXY_V2_PROXY, PROXY_TCP4, 0, 0};
 	bool v6;
@@ -452,8 +453,7 @@ proxy_header_format(const struct proxy_out *p, uint8_t *out, size_t size)
 		proxy_put_ssl(&w, p);
 	proxy_put_text(&w, PROXY_TLV_SESSION, p->session);
 	if (p->ttl != 0)
-		proxy_put_tlv(&w, PROXY_TLV_TTL, &(uint8_t){(uint8_t)p->ttl},
-		    1);
+		proxy_put_tlv(&w, PROXY_TLV_TTL, &ttl, sizeof(ttl));
 	proxy_set_length(&w, PROXY_V2_HEAD - 2);
 	return w.full ? 0 : w.len;
 }

@@ -233,8 +233,10 @@ limits_clear(void)
 		struct limits_entry *e, *tmp;
 
 		pthread_mutex_lock(&sh->lock);
+		HASH_CLEAR(hh, sh->table);
 		DL_FOREACH_SAFE (sh->used, e, tmp)
-			limits_drop(sh, e);
+			free(e);
+		sh->used = NULL;
 		pthread_mutex_unlock(&sh->lock);
 	}
 }

@@ -99,12 +99,12 @@ router_free(struct router **rp)
 		return;
 	*rp = NULL;
 	DL_FOREACH_SAFE (r->fetches, f, tmp) {
-		if (f->lookup != NULL)
+		if (r->kind != NULL && f->lookup != NULL)
 			r->kind->cancel(f->lookup);
 		cache_fill(r->spec.cache, f->key, clock_ms(), STORE_FAILED, -1);
 		route_fetch_free(f);
 	}
-	if (r->store != NULL)
+	if (r->kind != NULL && r->store != NULL)
 		r->kind->close(r->store);
 	free(r);
 }

@@ -329,8 +329,7 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 
 	tls_common_options(ctx);
 	if (cfg->tls.ignore_client_order)
-		SSL_CTX_set_options(ctx,
-		    SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+		SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_timeout(ctx, TLS_TICKET_LIFE_S);
 	SSL_CTX_set_alpn_select_cb(ctx, tls_server_alpn_cb, NULL);

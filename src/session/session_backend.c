@@ -9,6 +9,7 @@
 
 #include "session_priv.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,6 +166,7 @@ bool
 backend_start(struct session *s)
 {
 	struct backend *b = calloc(1, sizeof(*b));
+	enum destination_entry entry;
 
 	if (b == NULL)
 		return false;
@@ -177,22 +179,17 @@ backend_start(struct session *s)
 	b->retry = evtimer_new(s->env->base, backend_retry_cb, b);
 	if (b->retry == NULL)
 		return false;
-	switch (destination_enter(b->shared, b->dest, clock_ms())) {
-	case DESTINATION_PROBE:
-		b->probe = true;
+	entry = destination_enter(b->shared, b->dest, clock_ms());
+	b->entered = entry == DESTINATION_ENTERED || entry == DESTINATION_PROBE;
+	b->probe = entry == DESTINATION_PROBE;
+	if (b->probe)
 		b->retries = 0;
-		/* fallthrough */
-	case DESTINATION_ENTERED:
-		b->entered = true;
+	if (b->entered)
 		backend_connect(b);
-		return true;
-	case DESTINATION_DOWN:
+	else if (entry == DESTINATION_DOWN)
 		backend_fail(b, FAIL_DOWN, "the destination is down");
-		return true;
-	case DESTINATION_FULL:
+	else
 		backend_fail(b, FAIL_FULL, "no connection is free");
-		return true;
-	}
 	return true;
 }
 
@@ -325,7 +322,7 @@ backend_tls(struct backend *b, int fd)
 static void
 backend_handshaken(struct backend *b)
 {
-	struct err err;
+	struct err err = {""};
 
 	b->s->backend_tls = SSL_get_version(b->ssl);
 	b->s->backend_cipher = SSL_get_cipher_name(b->ssl);
@@ -422,6 +419,7 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 		evtimer_add(b->retry, &tv);
 		return;
 	}
+	assert(b->state < BACKEND_STATES);
 	snprintf(text, sizeof(text), "%s (waiting for: %s)", reason,
 	    backend_state_names[b->state]);
 	session_failed(s, why, text);
@@ -761,7 +759,7 @@ static void
 backend_secured(struct backend *b)
 {
 	char line[XCLIENT_LINE_MAX + 1];
-	struct err err;
+	struct err err = {""};
 
 	memset(&b->caps, 0, sizeof(b->caps));
 	if (!backend_safe(b, &err)) {
@@ -891,7 +889,7 @@ backend_login(struct backend *b)
 {
 	struct session *s = b->s;
 	struct log_line l;
-	struct err err;
+	struct err err = {""};
 
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
@@ -1065,7 +1063,11 @@ backend_auth_refused(struct backend *b, const struct pop3_reply *reply)
 	    reply->code == POP3_CODE_NONE && !pop3_reply_about_password(reply);
 	char line[32];
 
-	if (!form || (b->state == BACKEND_AUTH && b->learnt & LEARNT_INLINE)) {
+	if (!form) {
+		backend_result(b, reply);
+	} else if (b->state == BACKEND_AUTH && b->learnt & LEARNT_INLINE) {
+		/* Unless what CAPA said is no longer true: ask next time. */
+		destination_learn(b->shared, clock_ms(), LEARNT_INLINE);
 		backend_result(b, reply);
 	} else if (b->state == BACKEND_AUTH) {
 		b->learnt |= LEARNT_TWO_STEP;

@@ -829,7 +829,7 @@ client_xclient(struct client *c, const struct pop3_command *cmd)
 		client_unknown(c, cmd);
 		return;
 	}
-	if (!xclient_parse(cmd->arg, cmd->arg_len, &x)) {
+	if (cmd->arg_len == 0 || !xclient_parse(cmd->arg, cmd->arg_len, &x)) {
 		client_misplaced(c, "-ERR Invalid parameters.");
 		return;
 	}

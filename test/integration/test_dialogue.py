@@ -17,7 +17,9 @@ import warnings
 from harness.case import Case, Pop3, certs, context
 from harness.client import (
     BYTES, LINES, MODES, OctetTls, b64, oauthbearer, plain, xoauth2)
-from harness.proc import run, wait_until
+from harness.mailferry import sanitized
+from harness.ports import free_port, has_ipv6
+from harness.proc import rss, run, wait_until
 
 ALICE = "alice@example.com"
 ADVERTISED = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
@@ -1025,9 +1027,9 @@ class Open(Dialogue):
 
     def test_xclient_that_is_malformed(self):
         """from a trusted peer: `+OK`, address/port/session/TTL adopted"""
-        for bad in ("", "ADDR", "ADDR=nonsense", "PORT=99999 ADDR=192.0.2.1",
-                    "ADDR=192.0.2.1 TTL=x", "ADDR=192.0.2.1 ADDR=192.0.2.2",
-                    "ADDR=192.0.2.1 SESSION=a/b"):
+        for bad in ("ADDR", "ADDR=nonsense", "PORT=99999 ADDR=192.0.2.1",
+                    "ADDR=192.0.2.1 TTL=x", "ADDR=192.0.2.1 TTL=256",
+                    "ADDR=192.0.2.1 ADDR=192.0.2.2"):
             with self.subTest(bad=bad):
                 c = self.client(self.daemon.port_of("xclient"),
                                 source=TRUSTED)
@@ -1343,9 +1345,11 @@ class Suites(Dialogue):
         for first in order:
             rest = [name for name in order if name != first]
             self.assertEqual(chosen(d, ":".join([first] + rest), v12), first)
+        # A client that puts ChaCha20 first has no AES hardware: apart from
+        # that.
         d = daemon(ignore_client_order=True)
-        self.assertEqual(len({chosen(d, ":".join(order), v12),
-                              chosen(d, ":".join(reversed(order)), v12)}), 1)
+        self.assertEqual(len({chosen(d, ":".join(order[1:]), v12),
+                              chosen(d, ":".join(order[:0:-1]), v12)}), 1)
         d = daemon(disable_cipher_suites=[
             "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256",
             "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"])
