@@ -80,6 +80,9 @@ runtime_load(struct runtime *rt, struct config_problems *problems)
 	if (store_kind_find(m->source) == NULL)
 		config_problem(cfg, problems, "mapping.source",
 		    "this source is not built in (file)");
+	if (cfg->admin.present)
+		config_warning(cfg, problems, "admin",
+		    "this version has no management listener: ignored");
 	rt->table = store_table_load(cfg, problems);
 	rt->cache = cache_new(&limits);
 	return rt->cache != NULL && rt->table != NULL;

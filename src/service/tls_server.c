@@ -523,7 +523,7 @@ tls_tickets_tick(uint64_t now)
 }
 
 static int
-tls_ticket_cb(SSL *ssl UNUSED, unsigned char *name, unsigned char *iv,
+tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
     EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt)
 {
 	struct tls_ticket_key key;
@@ -550,8 +550,11 @@ tls_ticket_cb(SSL *ssl UNUSED, unsigned char *name, unsigned char *iv,
 	secret_wipe(&key, sizeof(key));
 	if (!ok)
 		return -1;
-	/* 2: good, and give a fresh ticket. In TLS 1.3 that happens anyway. */
-	return encrypt || which == 0 ? 1 : 2;
+	if (encrypt)
+		return 1;
+	/* 2: good, and a fresh ticket: always in TLS 1.3, where each serves
+	 * once, and for the old key's. */
+	return SSL_version(ssl) >= TLS1_3_VERSION || which == 1 ? 2 : 1;
 }
 
 static bool

@@ -191,10 +191,13 @@ relay_side_close(struct relay_side *side)
 	    side->relay->lingers != NULL;
 	int fd = slow ? dup(bufferevent_getfd(side->bev)) : -1;
 
-	if (side->ssl != NULL && !side->gone) {
+	/* OpenSSL spoils the ticket of a connection that ends without either:
+	 * the next login's resumption. */
+	if (side->ssl != NULL && side->gone)
+		SSL_set_shutdown(side->ssl, SSL_SENT_SHUTDOWN);
+	else if (side->ssl != NULL)
 		SSL_shutdown(side->ssl);
-		ERR_clear_error();
-	}
+	ERR_clear_error();
 	bufferevent_free(side->bev);
 	if (fd != -1)
 		linger_add(side->relay->lingers, fd);

@@ -1,0 +1,377 @@
+/* test_tls.c: both sides of TLS against each other, over memory. */
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+
+#include "platform/clock.h"
+#include "platform/hash.h"
+#include "service/tls_client.h"
+#include "service/tls_server.h"
+
+#define DAY_MS (24ull * 3600 * 1000)
+
+static char dir[64];
+static struct config_problems problems;
+
+/* A self-signed certificate for names ("DNS:a,DNS:b") as DIR/name.pem, its key
+ * as DIR/name.key; days: until it expires. */
+static void
+make_cert(const char *name, const char *sans, int days)
+{
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *x = X509_new();
+	X509_EXTENSION *ext;
+	X509V3_CTX ctx;
+	char path[128];
+	FILE *f;
+
+	X509_set_version(x, X509_VERSION_3);
+	ASN1_INTEGER_set_uint64(X509_get_serialNumber(x), 1);
+	X509_gmtime_adj(X509_getm_notBefore(x), -10L * 86400);
+	X509_gmtime_adj(X509_getm_notAfter(x), days * 86400L);
+	X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
+	    (const unsigned char *)name, -1, -1, 0);
+	X509_set_issuer_name(x, X509_get_subject_name(x));
+	X509_set_pubkey(x, key);
+	X509V3_set_ctx(&ctx, x, x, NULL, NULL, 0);
+	ext = X509V3_EXT_conf_nid(NULL, &ctx, NID_subject_alt_name, sans);
+	ck_assert_ptr_nonnull(ext);
+	X509_add_ext(x, ext, -1);
+	X509_EXTENSION_free(ext);
+	ck_assert_int_gt(X509_sign(x, key, EVP_sha256()), 0);
+	snprintf(path, sizeof(path), "%s/%s.pem", dir, name);
+	f = fopen(path, "w");
+	ck_assert_int_eq(PEM_write_X509(f, x), 1);
+	fclose(f);
+	snprintf(path, sizeof(path), "%s/%s.key", dir, name);
+	f = fopen(path, "w");
+	ck_assert_int_eq(PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL,
+			     NULL),
+	    1);
+	fclose(f);
+	X509_free(x);
+	EVP_PKEY_free(key);
+}
+
+static void
+setup(void)
+{
+	hash_init();
+	tls_tickets_init();
+	strcpy(dir, "/tmp/test_tls.XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	make_cert("one", "DNS:mail.example.com,DNS:*.wild.example", 10);
+	make_cert("two", "DNS:other.example.net", 10);
+	make_cert("old", "DNS:mail.example.com", -1);
+}
+
+static void
+teardown(void)
+{
+	static const char *const names[] = {"one", "two", "old"};
+	char path[128];
+
+	config_problems_clear(&problems);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s.pem", dir, names[i]);
+		unlink(path);
+		snprintf(path, sizeof(path), "%s/%s.key", dir, names[i]);
+		unlink(path);
+	}
+	rmdir(dir);
+}
+
+/* A configuration whose destination d has these further keys. */
+static struct config *
+make_config(const char *cert, const char *dest)
+{
+	char text[4096];
+	struct config *cfg;
+	int n = snprintf(text, sizeof(text),
+	    "listener: {a: {bind: ['127.0.0.1:995']}}\n"
+	    "routing: {default_destination: d}\n"
+	    "tls: {certificate: {"
+	    "one: {cert: %s/%s.pem, key: %s/%s.key, default: true}, "
+	    "two: {cert: %s/two.pem, key: %s/two.key}}}\n"
+	    "destination: {d: {host: mail.example.com, forwarding: none, %s, "
+	    "protocol: {pop3: {tls: implicit}}}}\n",
+	    dir, cert, dir, cert, dir, dir, dest);
+
+	cfg = config_parse("/tmp/x.yaml", text, (size_t)n, &problems);
+	ck_assert_ptr_nonnull(cfg);
+	for (size_t i = 0; i < problems.n_error; i++)
+		fprintf(stderr, "%s\n", problems.error[i]);
+	ck_assert_uint_eq(problems.n_error, 0);
+	return cfg;
+}
+
+struct pair {
+	struct config *cfg;
+	struct tls_identity_set *ids;
+	struct tls_server *server;
+	struct tls_trust *trust;
+	struct tls_client *client;
+};
+
+static void
+pair_open(struct pair *p, const char *cert, const char *dest)
+{
+	struct err err;
+
+	p->cfg = make_config(cert, dest);
+	p->ids = tls_identities_load(p->cfg, &problems);
+	ck_assert_ptr_nonnull(p->ids);
+	p->server = tls_server_new(p->cfg, p->ids, &err);
+	ck_assert_ptr_nonnull(p->server);
+	p->trust = tls_trust_load(p->cfg, 0, &problems);
+	ck_assert_ptr_nonnull(p->trust);
+	p->client = tls_client_new(&p->cfg->destination[0], p->trust, &err);
+	ck_assert_ptr_nonnull(p->client);
+}
+
+static void
+pair_close(struct pair *p)
+{
+	tls_client_free(&p->client);
+	tls_trust_free(&p->trust);
+	tls_server_free(&p->server);
+	tls_identities_free(&p->ids);
+	config_free(&p->cfg);
+}
+
+/* Runs both ends until both are done or one has failed. */
+static bool
+shake(SSL *client, SSL *server)
+{
+	BIO *a, *b;
+	char byte;
+
+	ck_assert_int_eq(BIO_new_bio_pair(&a, 0, &b, 0), 1);
+	SSL_set_bio(client, a, a);
+	SSL_set_bio(server, b, b);
+	SSL_set_connect_state(client);
+	SSL_set_accept_state(server);
+	for (int i = 0; i < 10; i++) {
+		int c = SSL_do_handshake(client), s = SSL_do_handshake(server);
+
+		if ((c <= 0 &&
+			SSL_get_error(client, c) != SSL_ERROR_WANT_READ) ||
+		    (s <= 0 && SSL_get_error(server, s) != SSL_ERROR_WANT_READ))
+			break;
+	}
+	ERR_clear_error();
+	if (!SSL_is_init_finished(client) || !SSL_is_init_finished(server))
+		return false;
+	/* The ticket is behind the handshake. */
+	ck_assert_int_eq(SSL_write(server, "+", 1), 1);
+	ck_assert_int_eq(SSL_read(client, &byte, 1), 1);
+	return true;
+}
+
+/* One connection between the two; what the client would say of it. */
+static bool
+connected(struct pair *p, struct tls_server *server, bool *resumed_out)
+{
+	SSL *c = tls_client_ssl(p->client), *s = tls_server_ssl(server, 0);
+	struct err err;
+	bool ok;
+
+	ck_assert_ptr_nonnull(c);
+	ck_assert_ptr_nonnull(s);
+	ok = shake(c, s);
+	if (ok)
+		ok = tls_client_verified(p->client, c, &err);
+	else
+		ck_assert(!tls_client_verified(p->client, c, &err));
+	if (resumed_out != NULL)
+		*resumed_out = SSL_session_reused(c) == 1;
+	/* A connection that is dropped without it spoils its ticket. */
+	SSL_shutdown(c);
+	ERR_clear_error();
+	SSL_free(c);
+	SSL_free(s);
+	return ok;
+}
+
+START_TEST(certificates_are_chosen_by_name)
+{
+	static const struct {
+		const char *sni, *cn;
+	} rows[] = {
+	    {NULL, "one"},
+	    {"mail.example.com", "one"},
+	    {"MAIL.example.COM", "one"},
+	    {"other.example.net", "two"},
+	    {"OTHER.Example.net", "two"},
+	    {"deep.other.example.net", "two"},
+	    {"a.wild.example", "one"},
+	    {"unknown.example.org", "one"},
+	    {"bad name", "one"},
+	    {"other.example.net\r\nX", "one"},
+	};
+	struct pair p;
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		SSL *c = SSL_new(ctx), *s = tls_server_ssl(p.server, 0);
+		char sni[64] = "", cn[64] = "";
+
+		if (rows[i].sni != NULL) {
+			snprintf(sni, sizeof(sni), "%s", rows[i].sni);
+			SSL_set_tlsext_host_name(c, sni);
+		}
+		ck_assert_msg(shake(c, s), "%s", sni);
+		X509_NAME_get_text_by_NID(
+		    X509_get_subject_name(SSL_get0_peer_certificate(c)),
+		    NID_commonName, cn, sizeof(cn));
+		ck_assert_msg(strcmp(cn, rows[i].cn) == 0, "%s: %s", sni, cn);
+		if (strpbrk(sni, " \r\n") != NULL)
+			ck_assert_str_eq(tls_server_sni(s), "");
+		SSL_free(c);
+		SSL_free(s);
+	}
+	SSL_CTX_free(ctx);
+	pair_close(&p);
+}
+END_TEST
+
+/* A pin decides alone, and also over tls_allow_invalid_certs. */
+START_TEST(identity_is_judged_as_configured)
+{
+	static const struct {
+		const char *cert, *ca; /* the CA file: that certificate */
+		bool pin, right, allow, ok;
+	} rows[] = {
+	    {"one", "one", false, false, false, true},
+	    {"one", "two", false, false, false, false}, /* unknown root */
+	    {"old", "old", false, false, false, false}, /* expired */
+	    {"two", "two", false, false, false, false}, /* wrong name */
+	    {"one", "two", false, false, true, true},
+	    {"old", "two", false, false, true, true},
+	    {"old", "two", true, true, false, true},
+	    {"two", "one", true, true, false, true},
+	    {"one", "one", true, false, false, false},
+	    {"one", "one", true, false, true, false},
+	    {"one", "two", true, true, true, true},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		char dest[512], pin[100] = "", path[128];
+		unsigned char md[32] = {0};
+		unsigned int len = 0;
+		struct pair p;
+		FILE *f;
+		X509 *x;
+
+		snprintf(path, sizeof(path), "%s/%s.pem", dir, rows[i].cert);
+		f = fopen(path, "r");
+		x = PEM_read_X509(f, NULL, NULL, NULL);
+		fclose(f);
+		ck_assert_int_eq(X509_digest(x, EVP_sha256(), md, &len), 1);
+		X509_free(x);
+		md[0] ^= rows[i].right ? 0 : 1;
+		for (size_t j = 0; j < sizeof(md); j++)
+			snprintf(pin + 2 * j, 3, "%02x", md[j]);
+		snprintf(dest, sizeof(dest),
+		    "tls_ca_file: %s/%s.pem, tls_allow_invalid_certs: %s, "
+		    "tls_pinned_cert_sha256: '%s'",
+		    dir, rows[i].ca, rows[i].allow ? "true" : "false",
+		    rows[i].pin ? pin : "");
+		pair_open(&p, rows[i].cert, dest);
+		ck_assert_msg(connected(&p, p.server, NULL) == rows[i].ok,
+		    "row %zu", i);
+		pair_close(&p);
+	}
+}
+END_TEST
+
+START_TEST(sessions_resume_on_every_worker_and_tickets_serve_once)
+{
+	struct pair p;
+	struct tls_server *other;
+	struct err err;
+	bool resumed;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	other = tls_server_new(p.cfg, p.ids, &err);
+	ck_assert(connected(&p, p.server, &resumed));
+	ck_assert(!resumed);
+	ck_assert(connected(&p, other, &resumed));
+	ck_assert(resumed);
+	/* Each connection took one ticket and brought one. */
+	for (int i = 0; i < 300; i++) {
+		ck_assert(connected(&p, p.server, &resumed));
+		ck_assert(resumed);
+	}
+	tls_server_free(&other);
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(a_ticket_outlives_one_rotation_and_not_two)
+{
+	struct pair p;
+	bool resumed;
+	uint64_t now = clock_ms();
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	ck_assert(connected(&p, p.server, &resumed));
+	tls_tickets_tick(now + DAY_MS);
+	ck_assert(connected(&p, p.server, &resumed));
+	ck_assert(resumed);
+	tls_tickets_tick(now + 2 * DAY_MS);
+	tls_tickets_tick(now + 3 * DAY_MS);
+	ck_assert(connected(&p, p.server, &resumed));
+	ck_assert(!resumed);
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(what_cannot_be_loaded_is_a_problem_at_its_key)
+{
+	struct config *cfg = make_config("one", "tls_ca_file: /nonexistent");
+	struct tls_identity_set *ids;
+
+	cfg->tls.certificate[0].key = cfg->tls.certificate[1].key;
+	ids = tls_identities_load(cfg, &problems);
+	ck_assert_ptr_null(ids);
+	ck_assert_ptr_null(tls_trust_load(cfg, 0, &problems));
+	ck_assert_uint_eq(problems.n_error, 2);
+	ck_assert_ptr_nonnull(strstr(problems.error[0],
+	    "tls.certificate.one.key: does not belong"));
+	ck_assert_ptr_nonnull(strstr(problems.error[1],
+	    "destination.d.tls_ca_file: cannot"));
+	config_free(&cfg);
+}
+END_TEST
+
+int
+main(void)
+{
+	Suite *suite = suite_create("tls");
+	TCase *tc = tcase_create("tls");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, certificates_are_chosen_by_name);
+	tcase_add_test(tc, identity_is_judged_as_configured);
+	tcase_add_test(tc,
+	    sessions_resume_on_every_worker_and_tickets_serve_once);
+	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
+	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
