@@ -13,11 +13,6 @@
 #include "service/store_file.h"
 
 static char map_path[64];
-static struct config_destination destinations[] = {
-    {.name = (char[]){"legacy"}},
-    {.name = (char[]){"new"}},
-    {.name = (char[]){"other"}},
-};
 static struct config_problems problems;
 static struct config *cfg;
 
@@ -51,7 +46,7 @@ setup(void)
 	for (size_t i = 0; i < problems.n_error; i++)
 		fprintf(stderr, "%s\n", problems.error[i]);
 	ck_assert_uint_eq(problems.n_error, 0);
-	ck_assert_uint_eq(cfg->n_destination, ARRAY_LEN(destinations));
+	ck_assert_uint_eq(cfg->n_destination, 3);
 }
 
 static void
