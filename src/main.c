@@ -14,6 +14,7 @@
 #include <yaml.h>
 
 #include "platform/hash.h"
+#include "platform/log.h"
 #include "platform/secret.h"
 #include "server/server.h"
 #include "service/tls_server.h"
@@ -21,6 +22,7 @@
 #define MAIN_CONFIG "/etc/mailferry/mailferry.yaml"
 
 static void main_memory(void);
+static void main_event_log(int severity, const char *text);
 static void main_usage(FILE *out);
 static void main_version(void);
 
@@ -53,6 +55,20 @@ static void
 main_ssl_free(void *p, const char *file UNUSED, int line UNUSED)
 {
 	secret_free(p);
+}
+
+/* libevent's own words (name servers that fail) belong into our log. */
+static void
+main_event_log(int severity, const char *text)
+{
+	static const int levels[] = {
+	    [EVENT_LOG_DEBUG] = LOG_DEBUG,
+	    [EVENT_LOG_MSG] = LOG_INFO,
+	    [EVENT_LOG_WARN] = LOG_WARNING,
+	    [EVENT_LOG_ERR] = LOG_ERR,
+	};
+
+	log_msg(levels[severity], "libevent: %s", text);
 }
 
 static void
@@ -128,6 +144,7 @@ main(int argc, char **argv)
 		return EX_USAGE;
 	}
 	hash_init();
+	event_set_log_callback(main_event_log);
 	evthread_use_pthreads();
 	tls_tickets_init();
 	return check ? server_check(path) : server_run(path);

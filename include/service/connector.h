@@ -13,7 +13,7 @@
 
 struct connector;
 struct event_base;
-struct evdns_base;
+struct resolver;
 
 enum connector_status {
 	CONNECTOR_OK,
@@ -30,7 +30,7 @@ typedef void connector_done(void *arg, enum connector_status status, int fd,
 
 struct connector_spec {
 	struct event_base *base;
-	struct evdns_base *dns;
+	struct resolver *resolver;
 	const struct config *cfg; /* its listeners are "ourselves" */
 	const struct config_destination *dest;
 	uint16_t port;

@@ -11,10 +11,10 @@
 
 #include "platform/err.h"
 
-struct evdns_base;
 struct event;
 struct event_base;
 struct linger_set;
+struct resolver;
 struct runtime_slice;
 struct session;
 
@@ -22,7 +22,7 @@ struct session;
  * part, session_env_init() the rest. */
 struct session_env {
 	struct event_base *base;
-	struct evdns_base *dns;
+	struct resolver *resolver;
 	struct runtime_slice *slice; /* the current one; new sessions take it */
 	void (*empty)(void *arg); /* draining, and the last session is gone */
 	void *arg;

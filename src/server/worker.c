@@ -21,6 +21,7 @@
 #include "platform/config.h"
 #include "platform/log.h"
 #include "service/mailbox.h"
+#include "service/resolver.h"
 #include "service/runtime.h"
 #include "session/session.h"
 
@@ -57,6 +58,7 @@ struct worker_news {
 	struct worker_bind bind[];
 };
 
+static struct resolver *worker_resolver(struct worker *w);
 static void *worker_main(void *arg);
 static void worker_take(void *arg);
 static bool worker_listen(struct worker *w, const struct worker_bind *bind);
@@ -86,12 +88,9 @@ worker_new(unsigned index, struct err *err)
 	w->mailbox = mailbox_new(w->base);
 	w->pause = evtimer_new(w->base, worker_pause_cb, w);
 	w->env.base = w->base;
-	w->env.dns = evdns_base_new(w->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	if (w->mailbox == NULL || w->pause == NULL || w->env.dns == NULL)
+	w->env.resolver = worker_resolver(w);
+	if (w->mailbox == NULL || w->pause == NULL || w->env.resolver == NULL)
 		goto fail;
-	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
-	evdns_base_resolv_conf_parse(w->env.dns, DNS_OPTIONS_ALL,
-	    "/etc/resolv.conf");
 	if (session_env_init(&w->env, err) == -1)
 		goto fail;
 	event_config_free(ec);
@@ -103,6 +102,23 @@ fail:
 	if (w != NULL)
 		worker_stop(&w);
 	return NULL;
+}
+
+static struct resolver *
+worker_resolver(struct worker *w)
+{
+	struct evdns_base *dns =
+	    evdns_base_new(w->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+	struct resolver *r;
+
+	if (dns == NULL)
+		return NULL;
+	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
+	evdns_base_resolv_conf_parse(dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
+	r = resolver_new(dns);
+	if (r == NULL)
+		evdns_base_free(dns, 0);
+	return r;
 }
 
 struct event_base *
@@ -338,8 +354,7 @@ worker_stop(struct worker **wp)
 		worker_unlisten(w, l);
 	session_env_clear(&w->env);
 	runtime_slice_unref(&w->env.slice);
-	if (w->env.dns != NULL)
-		evdns_base_free(w->env.dns, 0);
+	resolver_free(&w->env.resolver);
 	if (w->pause != NULL)
 		event_free(w->pause);
 	if (w->base != NULL)

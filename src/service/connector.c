@@ -10,11 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <event2/dns.h>
 #include <event2/event.h>
-#include <event2/util.h>
 
-#define CONNECTOR_ADDRS_MAX 16
+#include "service/resolver.h"
+
+#define CONNECTOR_ADDRS_MAX RESOLVER_ADDRS_MAX
 #define CONNECTOR_STAGGER_MS 250 /* RFC 8305 §8: Connection Attempt Delay */
 
 struct connector_attempt {
@@ -26,8 +26,7 @@ struct connector_attempt {
 
 struct connector {
 	struct connector_spec spec;
-	struct evdns_getaddrinfo_request *lookup;
-	bool resolving; /* the resolver has not called back yet */
+	struct resolver_query *lookup; /* NULL: none under way */
 	struct event *timer; /* next attempt, or the end */
 	struct connector_attempt attempt[CONNECTOR_ADDRS_MAX];
 	size_t n_attempts, n_started, n_open;
@@ -37,9 +36,8 @@ struct connector {
 
 static void connector_free(struct connector *c);
 static void connector_after(struct connector *c, int ms);
-static void connector_resolve(struct connector *c);
-static void connector_resolved_cb(int result, struct evutil_addrinfo *res,
-    void *arg);
+static void connector_resolved(void *arg, const struct addr *addrs, size_t n,
+    const char *reason);
 static void connector_sort(struct connector *c, const struct addr *addrs,
     size_t n);
 static void connector_timer_cb(evutil_socket_t fd, short what, void *arg);
@@ -78,7 +76,8 @@ connector_start(const struct connector_spec *spec)
 		c->n_attempts = 1;
 		connector_after(c, 0);
 	} else {
-		connector_resolve(c);
+		c->lookup = resolver_lookup(spec->resolver, spec->dest->host,
+		    connector_resolved, c);
 	}
 	return c;
 }
@@ -99,16 +98,8 @@ connector_free(struct connector *c)
 	for (size_t i = 0; i < c->n_started; i++)
 		connector_attempt_over(&c->attempt[i]);
 	event_free(c->timer);
-	c->timer = NULL;
-	if (c->resolving) {
-		/* libevent calls back with EVUTIL_EAI_CANCEL, maybe later:
-		 * the structure must live until then. */
-		c->spec.done = NULL;
-		if (c->lookup != NULL)
-			evdns_getaddrinfo_cancel(c->lookup);
-	} else {
-		free(c);
-	}
+	resolver_cancel(&c->lookup);
+	free(c);
 }
 
 static void
@@ -120,45 +111,15 @@ connector_after(struct connector *c, int ms)
 }
 
 static void
-connector_resolve(struct connector *c)
-{
-	struct evutil_addrinfo hints = {
-	    .ai_family = AF_UNSPEC,
-	    .ai_socktype = SOCK_STREAM,
-	    .ai_protocol = IPPROTO_TCP,
-	};
-
-	c->resolving = true;
-	c->lookup = evdns_getaddrinfo(c->spec.dns, c->spec.dest->host, NULL,
-	    &hints, connector_resolved_cb, c);
-}
-
-static void
-connector_resolved_cb(int result, struct evutil_addrinfo *res, void *arg)
+connector_resolved(void *arg, const struct addr *addrs, size_t n,
+    const char *reason)
 {
 	struct connector *c = arg;
-	struct addr addrs[CONNECTOR_ADDRS_MAX];
-	struct evutil_addrinfo *ai;
-	size_t n = 0;
 
-	c->resolving = false;
 	c->lookup = NULL;
-	for (ai = res; ai != NULL && n < CONNECTOR_ADDRS_MAX;
-	     ai = ai->ai_next) {
-		addr_set(&addrs[n], ai->ai_addr, (socklen_t)ai->ai_addrlen);
-		if (addrs[n].len != 0)
-			n++;
-	}
-	if (res != NULL)
-		evutil_freeaddrinfo(res);
-	if (c->spec.done == NULL) { /* cancelled */
-		free(c);
-		return;
-	}
 	connector_sort(c, addrs, n);
 	if (n == 0)
-		connector_failed(c, CONNECTOR_RESOLVE, NULL,
-		    result != 0 ? evutil_gai_strerror(result) : "no address");
+		connector_failed(c, CONNECTOR_RESOLVE, NULL, reason);
 	connector_after(c, 0);
 }
 

@@ -201,7 +201,7 @@ backend_connect(struct backend *b)
 	struct session *s = b->s;
 	const struct connector_spec spec = {
 	    .base = s->env->base,
-	    .dns = s->env->dns,
+	    .resolver = s->env->resolver,
 	    .cfg = s->cfg,
 	    .dest = b->dest,
 	    .port = b->endpoint->port,

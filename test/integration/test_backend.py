@@ -801,6 +801,16 @@ class Replay(Leg):
             for seen in b.connections[1:]:
                 self.assertEqual(self.verbs(seen), later)
 
+    def test_capa_without_sasl_is_learnt_once(self):
+        """once per destination and remembered for a while"""
+        for capa in (("TOP",), None):
+            b = self.serve_script(Pop3(check=remember, sasl=None, capa=capa))
+            for _ in range(3):
+                self.assertLoggedIn("x").close()
+            self.assertEqual([self.verbs(c) for c in b.connections], [
+                ["CAPA", "USER", "PASS"], ["USER", "PASS"],
+                ["USER", "PASS"]])
+
     def test_plain_or_user(self):
         """Password logins: `AUTH PLAIN` when the backend offers it, else
         `USER`/`PASS` (`auth: auto`; ...). Capability lines may carry

@@ -14,7 +14,7 @@ from harness.case import Case, Pop3, certs, context
 from harness.client import BYTES, LINES, b64, plain
 from harness.fake_backend import Gone
 from harness.mailferry import sanitized
-from harness.proc import descriptors, rss, wait_until
+from harness.proc import cpu_seconds, descriptors, rss, wait_until
 
 MB = 1 << 20
 GROWTH = (64 if sanitized() else 2) * MB  # of memory, for one session
@@ -290,6 +290,53 @@ class Relay(Case):
         self.assertLess(time.monotonic() - start, 1)
         stalled.close()
 
+    def assertIdle(self, what, seconds=0.5):
+        """Nothing moves: the daemon has nothing to do. (A loop that spins
+        uses all of this time.)"""
+        before = cpu_seconds(self.daemon.pid)
+        time.sleep(seconds)  # the very time in which nothing happens
+        used = cpu_seconds(self.daemon.pid) - before
+        self.assertLess(used, seconds / 2, f"busy while {what}")
+
+    def test_stalled_sessions_cost_no_time(self):
+        """nginx once spun at 100 % CPU when a client pipelined commands
+        behind its login (GOTCHAS)"""
+        go = threading.Event()
+        self.addCleanup(go.set)
+
+        def pours(c):
+            self.pour(c.sock, noise(MB), 200 * MB)
+            c.wait(go)
+
+        def sits(c):
+            c.wait(go)
+
+        def hears_the_end(c):
+            Bucket(c).rest()
+            c.wait(go)
+
+        def logs_nobody_in(c, mech, frame):
+            c.wait(go)
+            raise Gone
+        for legs in self.LEGS[:2]:
+            with self.subTest(legs=legs):
+                c, b = self.enter(legs, pours)
+                self.assertIdle("the client does not read", 1)
+                c, b = self.enter(legs, sits)
+                self.pour(c.sock, noise(MB), 200 * MB)
+                self.assertIdle("the backend does not read")
+                c, b = self.enter(legs, hears_the_end)
+                c.half_close()
+                self.assertIdle("the client has closed its side")
+                c, b = self.enter(legs, None, logs_nobody_in,
+                                  before=noise(500000))
+                b.connection(0)
+                self.assertIdle("input waits behind a login")
+                c, b = self.enter(legs, None, logs_nobody_in)
+                b.connection(0)
+                c.half_close()
+                self.assertIdle("the client is half gone during its login")
+
     # Pipelining
 
     def test_input_behind_the_login(self):
@@ -466,6 +513,25 @@ class Relay(Case):
                 # the buffers between them are large enough for it.
                 self.assertEqual(c.rest(), data)
                 self.assertEqual(c.ended, "fin")
+
+    def test_all_is_delivered_to_one_who_still_sends(self):
+        """what is buffered is delivered before a close"""
+        data = noise(400000)
+
+        def relay(c):
+            c.raw(data)
+            c.half_close()
+            c.drain()
+        for legs in self.LEGS:
+            with self.subTest(legs=legs):
+                mark = self.daemon.mark()
+                c, b = self.enter(legs, relay, receive_buffer=16384)
+                self.daemon.wait_record(lambda r: "bytes_to_client" in r,
+                                        "the session's end", mark)
+                # Most of it is still in the kernel. A socket that is simply
+                # closed would answer this with RST and throw that away.
+                c.raw(b"QUIT\r\n")
+                self.assertTrue(c.rest() == data, "it was cut short")
 
     def test_fin_while_the_login_is_in_progress(self):
         """A client's FIN while its login is in progress means "no more

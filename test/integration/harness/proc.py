@@ -137,6 +137,13 @@ def rss(pid):
     raise AssertionError("no VmRSS")
 
 
+def cpu_seconds(pid):
+    """The processor time that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def descriptors(pid):
     """How many files a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))

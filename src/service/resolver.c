@@ -1,0 +1,228 @@
+/* resolver.c: host names to addresses.
+ *
+ * A name is remembered for as long as the process lives: names come from the
+ * configuration, so there are few. */
+
+#include "service/resolver.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <event2/dns.h>
+#include <event2/util.h>
+
+#include "platform/clock.h"
+#include "platform/hash.h"
+#include "platform/log.h"
+
+#define HASH_FUNCTION(key, len, hashv) \
+	((hashv) = (unsigned)hash_keyed((key), (len)))
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+
+#define RESOLVER_FRESH_MS 30000
+#define RESOLVER_STALE_MS (60 * 60 * 1000)
+
+struct resolver_name {
+	UT_hash_handle hh;
+	struct resolver *resolver;
+	struct resolver_query *queries;
+	bool asking;
+	struct addr addr[RESOLVER_ADDRS_MAX];
+	size_t n;
+	uint64_t when; /* the answer came */
+	char name[];
+};
+
+struct resolver_query {
+	struct resolver_query *next, *prev;
+	struct resolver_name *name;
+	resolver_done *done;
+	void *arg;
+};
+
+struct resolver {
+	struct evdns_base *dns;
+	struct resolver_name *names;
+};
+
+static struct resolver_name *resolver_find(struct resolver *r,
+    const char *name);
+static void resolver_ask(struct resolver_name *n);
+static void resolver_answer_cb(int result, struct evutil_addrinfo *res,
+    void *arg);
+static void resolver_take(struct resolver_name *n,
+    const struct evutil_addrinfo *res);
+static void resolver_tell(struct resolver_name *n, const char *reason);
+
+struct resolver *
+resolver_new(struct evdns_base *dns)
+{
+	struct resolver *r = calloc(1, sizeof(*r));
+
+	if (r != NULL)
+		r->dns = dns;
+	return r;
+}
+
+void
+resolver_free(struct resolver **rp)
+{
+	struct resolver *r = *rp;
+	struct resolver_name *n, *tmp;
+
+	if (r == NULL)
+		return;
+	*rp = NULL;
+	evdns_base_free(r->dns, 0);
+	HASH_ITER (hh, r->names, n, tmp) {
+		HASH_DEL(r->names, n);
+		free(n);
+	}
+	free(r);
+}
+
+static struct resolver_name *
+resolver_find(struct resolver *r, const char *name)
+{
+	size_t len = strlen(name);
+	struct resolver_name *n;
+
+	HASH_FIND(hh, r->names, name, len, n);
+	if (n != NULL)
+		return n;
+	n = calloc(1, sizeof(*n) + len + 1);
+	if (n == NULL)
+		return NULL;
+	memcpy(n->name, name, len + 1);
+	n->resolver = r;
+	HASH_ADD_KEYPTR(hh, r->names, n->name, len, n);
+	if (n->hh.tbl == NULL) {
+		free(n);
+		return NULL;
+	}
+	return n;
+}
+
+struct resolver_query *
+resolver_lookup(struct resolver *r, const char *name, resolver_done *done,
+    void *arg)
+{
+	struct resolver_name *n = resolver_find(r, name);
+	struct resolver_query *q;
+
+	if (n != NULL && n->n > 0 && clock_ms() - n->when < RESOLVER_FRESH_MS) {
+		done(arg, n->addr, n->n, NULL);
+		return NULL;
+	}
+	q = n != NULL ? calloc(1, sizeof(*q)) : NULL;
+	if (q == NULL) {
+		done(arg, NULL, 0, "out of memory");
+		return NULL;
+	}
+	q->name = n;
+	q->done = done;
+	q->arg = arg;
+	DL_APPEND(n->queries, q);
+	if (n->asking)
+		return q;
+	resolver_ask(n);
+	/* Answered from the hosts file already: q is gone. */
+	return n->asking ? q : NULL;
+}
+
+void
+resolver_cancel(struct resolver_query **qp)
+{
+	struct resolver_query *q = *qp;
+
+	*qp = NULL;
+	if (q == NULL)
+		return;
+	DL_DELETE(q->name->queries, q);
+	free(q);
+}
+
+static void
+resolver_ask(struct resolver_name *n)
+{
+	struct evutil_addrinfo hints = {
+	    .ai_family = AF_UNSPEC,
+	    .ai_socktype = SOCK_STREAM,
+	    .ai_protocol = IPPROTO_TCP,
+	};
+
+	n->asking = true;
+	evdns_getaddrinfo(n->resolver->dns, n->name, NULL, &hints,
+	    resolver_answer_cb, n);
+}
+
+static void
+resolver_answer_cb(int result, struct evutil_addrinfo *res, void *arg)
+{
+	struct resolver_name *n = arg;
+	struct log_line l;
+
+	n->asking = false;
+	if (res != NULL)
+		resolver_take(n, res);
+	else if (n->n > 0 && clock_ms() - n->when >= RESOLVER_STALE_MS)
+		n->n = 0;
+	if (res != NULL)
+		evutil_freeaddrinfo(res);
+	else if (n->n > 0) {
+		log_begin(&l, LOG_WARNING,
+		    "a name does not resolve; using its last addresses");
+		log_cstr(&l, "name", n->name);
+		log_cstr(&l, "reason", evutil_gai_strerror(result));
+		log_end(&l);
+	}
+	resolver_tell(n,
+	    result != 0 ? evutil_gai_strerror(result) : "no address");
+}
+
+static void
+resolver_take(struct resolver_name *n, const struct evutil_addrinfo *res)
+{
+	size_t got = 0;
+
+	for (; res != NULL && got < RESOLVER_ADDRS_MAX; res = res->ai_next) {
+		addr_set(&n->addr[got], res->ai_addr,
+		    (socklen_t)res->ai_addrlen);
+		if (n->addr[got].len != 0)
+			got++;
+	}
+	n->n = got;
+	n->when = clock_ms();
+}
+
+/* A callback may ask for the same name again, or cancel another query. */
+static void
+resolver_tell(struct resolver_name *n, const char *reason)
+{
+	struct resolver_query *last =
+	    n->queries != NULL ? n->queries->prev : NULL;
+	struct resolver_query *q;
+	struct resolver_query done;
+
+	while ((q = n->queries) != NULL && !n->asking) {
+		done = *q;
+		DL_DELETE(n->queries, q);
+		free(q);
+		done.done(done.arg, n->addr, n->n, reason);
+		if (q == last)
+			break;
+	}
+}
+
+void
+resolver_age(struct resolver *r, uint64_t ms)
+{
+	struct resolver_name *n, *tmp;
+
+	HASH_ITER (hh, r->names, n, tmp)
+		n->when = n->when > ms ? n->when - ms : 0;
+}
