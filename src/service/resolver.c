@@ -28,6 +28,7 @@
 
 struct resolver_name {
 	UT_hash_handle hh;
+	struct resolver_name *next; /* of all */
 	struct resolver *resolver;
 	struct resolver_query *queries;
 	bool asking;
@@ -46,7 +47,8 @@ struct resolver_query {
 
 struct resolver {
 	struct evdns_base *dns;
-	struct resolver_name *names;
+	struct resolver_name *names; /* by name */
+	struct resolver_name *all;
 };
 
 static struct resolver_name *resolver_find(struct resolver *r,
@@ -78,10 +80,9 @@ resolver_free(struct resolver **rp)
 		return;
 	*rp = NULL;
 	evdns_base_free(r->dns, 0);
-	HASH_ITER (hh, r->names, n, tmp) {
-		HASH_DEL(r->names, n);
-		free(n);
-	}
+	HASH_CLEAR(hh, r->names);
+	LL_FOREACH_SAFE(r->all, n, tmp)
+	free(n);
 	free(r);
 }
 
@@ -104,6 +105,7 @@ resolver_find(struct resolver *r, const char *name)
 		free(n);
 		return NULL;
 	}
+	LL_PREPEND(r->all, n);
 	return n;
 }
 
@@ -221,8 +223,8 @@ resolver_tell(struct resolver_name *n, const char *reason)
 void
 resolver_age(struct resolver *r, uint64_t ms)
 {
-	struct resolver_name *n, *tmp;
+	struct resolver_name *n;
 
-	HASH_ITER (hh, r->names, n, tmp)
-		n->when = n->when > ms ? n->when - ms : 0;
+	LL_FOREACH(r->all, n)
+	n->when = n->when > ms ? n->when - ms : 0;
 }

@@ -22,6 +22,7 @@
 #include <event2/event.h>
 #include <openssl/err.h>
 
+#include "platform/clock.h"
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
@@ -55,6 +56,7 @@ struct client {
 	enum client_state state;
 	int fd; /* before there is a bufferevent, else -1 */
 	struct event *ev; /* PROXY header; afterwards the delay's timer */
+	uint64_t proxy_until; /* clock_ms() when the header is too late */
 	struct event *watch; /* while a login is under way; its callback */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
@@ -73,6 +75,7 @@ typedef void client_verb(struct client *c, const struct pop3_command *cmd);
 
 static bool client_wants_proxy(const struct client *c);
 static bool client_proxy_start(struct client *c);
+static bool client_proxy_wait(struct client *c);
 static void client_proxy_cb(evutil_socket_t fd, short what, void *arg);
 static void client_proxy_adopt(struct client *c, const struct proxy_header *h);
 static bool client_connect(struct client *c);
@@ -172,14 +175,22 @@ client_wants_proxy(const struct client *c)
 static bool
 client_proxy_start(struct client *c)
 {
-	uint64_t ms = c->s->listener->proxy_header_timeout;
+	c->state = CLIENT_PROXY;
+	c->proxy_until = clock_ms() + c->s->listener->proxy_header_timeout;
+	c->ev = event_new(c->s->env->base, c->fd, EV_READ, client_proxy_cb, c);
+	return c->ev != NULL && client_proxy_wait(c);
+}
+
+/* The time is absolute: a header that trickles does not get more of it. */
+static bool
+client_proxy_wait(struct client *c)
+{
+	uint64_t now = clock_ms();
+	uint64_t ms = c->proxy_until > now ? c->proxy_until - now : 0;
 	struct timeval tv = {
 	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
 
-	c->state = CLIENT_PROXY;
-	c->ev = event_new(c->s->env->base, c->fd, EV_READ | EV_PERSIST,
-	    client_proxy_cb, c);
-	return c->ev != NULL && event_add(c->ev, &tv) == 0;
+	return event_add(c->ev, &tv) == 0;
 }
 
 /* Only looks until the header is whole, then takes exactly its octets: what
@@ -200,8 +211,10 @@ client_proxy_cb(evutil_socket_t fd, short what, void *arg)
 
 	if (what & EV_READ) {
 		n = recv(fd, data, sizeof(data), MSG_PEEK);
-		if (n == -1 && (errno == EAGAIN || errno == EINTR))
+		if (n == -1 && (errno == EAGAIN || errno == EINTR)) {
+			client_proxy_wait(c);
 			return;
+		}
 		if (n <= 0) {
 			session_close(s, "client closed");
 			return;
@@ -211,6 +224,7 @@ client_proxy_cb(evutil_socket_t fd, short what, void *arg)
 	if (status == PROXY_MORE) {
 		want = n + 1;
 		setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
+		client_proxy_wait(c);
 		return;
 	}
 	if (status == PROXY_OK) {
