@@ -5,8 +5,12 @@
 #define PLATFORM_CLOCK_H
 
 #include <stdint.h>
+#include <sys/time.h>
 
 /* Milliseconds of CLOCK_MONOTONIC; never 0. */
 uint64_t clock_ms(void);
+
+/* Milliseconds as libevent wants them. */
+struct timeval clock_timeval(uint64_t ms);
 
 #endif

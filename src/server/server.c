@@ -441,8 +441,7 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 {
 	struct server *sv = arg;
 	uint64_t ms = sv->rt->cfg->server.shutdown_grace;
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 
 	if (sv->draining) {
 		event_base_loopbreak(sv->base);

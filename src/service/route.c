@@ -271,8 +271,7 @@ route_fetch_start(struct router *r, const char *key)
 {
 	struct route_fetch *f = calloc(1, sizeof(*f) + strlen(key) + 1);
 	uint64_t ms = r->spec.cfg->mapping.lookup_timeout;
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 	struct store_lookup *lookup;
 
 	if (f == NULL) {

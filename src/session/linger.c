@@ -85,8 +85,7 @@ static bool
 linger_wait(struct linger_item *l)
 {
 	uint64_t now = clock_ms(), ms = l->until > now ? l->until - now : 0;
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 
 	return ms > 0 && event_add(l->ev, &tv) == 0;
 }

@@ -487,8 +487,7 @@ relay_finish(struct relay *r)
 static void
 relay_timer(struct relay *r, uint64_t ms)
 {
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 
 	evtimer_add(r->timer, &tv);
 }

@@ -232,8 +232,7 @@ session_uncount(struct session *s)
 void
 session_deadline(struct session *s, uint64_t ms)
 {
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 
 	if (ms == 0)
 		evtimer_del(s->deadline);

@@ -187,8 +187,7 @@ client_proxy_wait(struct client *c)
 {
 	uint64_t now = clock_ms();
 	uint64_t ms = c->proxy_until > now ? c->proxy_until - now : 0;
-	struct timeval tv = {
-	    (time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+	struct timeval tv = clock_timeval(ms);
 
 	return event_add(c->ev, &tv) == 0;
 }
@@ -1092,8 +1091,7 @@ void
 client_answer(struct client *c, const char *line, size_t len, uint64_t delay,
     const char *end)
 {
-	struct timeval tv = {
-	    (time_t)(delay / 1000), (suseconds_t)(delay % 1000 * 1000)};
+	struct timeval tv = clock_timeval(delay);
 
 	c->end = end;
 	if (delay > 0) {

@@ -775,9 +775,10 @@ class Desynchronised(Leg):
 
 
 class Replay(Leg):
-    def serve_script(self, script, tls="implicit", **keys):
+    def serve_script(self, script, tls="implicit", server=None, **keys):
         b = self.backend(script, tls=tls)
-        self.serve_here({"x": b.destination(**keys)})
+        self.serve_here({"x": b.destination(**keys)},
+                        over={"server": server or {}})
         return b
 
     def verbs(self, connection):
@@ -892,7 +893,9 @@ class Replay(Leg):
         on a fresh connection if it closed, and remembered so"""
         for mech in ("USER", "XOAUTH2", "OAUTHBEARER"):
             with self.subTest(mech=mech):
-                b = self.serve_script(Pop3(check=remember, inline=False))
+                # The other connection is no retry of a failure.
+                b = self.serve_script(Pop3(check=remember, inline=False),
+                                      server={"backend_connect_retries": 0})
                 self.assertLoggedIn("x", mech)
                 name = "PLAIN" if mech == "USER" else mech
                 lines = [x for x in b.commands() if x.startswith("AUTH")]
@@ -930,6 +933,18 @@ class Replay(Leg):
         self.assertLoggedIn("x", "XOAUTH2")
         self.assertEqual([c.login[0] for c in b.connections],
                          ["PLAIN", "XOAUTH2"])
+
+    def test_offered_and_refused(self):
+        """Learn what a destination takes ... and correct it by one fallback
+        ... M365 `PLAIN XOAUTH2` (PLAIN refused) (GOTCHAS)"""
+        class Refuses(Pop3):
+            def _auth(self, c, arg):
+                c.send("-ERR unknown command")
+                return False
+        b = self.serve_script(Refuses(check=remember))
+        for _ in range(2):
+            self.assertLoggedIn("x")
+            self.assertEqual(b.connection().login[0], "USER")
 
     def test_a_judged_password_is_not_repeated(self):
         """never after an answer that speaks of the password (`[AUTH]`): that
@@ -1091,6 +1106,38 @@ class Challenges(Leg):
             C: NOOP
             S: +OK""")
         self.assertEqual(b.connection().dummy, "AQ==")
+
+    def test_backend_that_leaves_behind_its_challenge(self):
+        """Backend ... speaking nonsense: `-ERR [SYS/TEMP] ...` ... one reply
+        per command"""
+        challenge = "+ " + b64(self.CHALLENGE)
+
+        def leaves(c):
+            c.send("+OK ready")
+            c.expect("AUTH XOAUTH2 ")
+            c.send(challenge)
+            c.close()
+
+        def speaks(c):
+            c.send("+OK ready")
+            c.expect("AUTH XOAUTH2 ")
+            c.send(challenge)
+            c.wait(self.seen)
+            c.send("-ERR [AUTH] no")
+            c.drain()
+        for script in (leaves, speaks):
+            with self.subTest(script=script.__name__):
+                self.seen = threading.Event()
+                b = self.backend(script, tls="implicit")
+                self.serve_here({"x": b.destination()})
+                c, reply = self.log_in("x", "XOAUTH2")
+                if reply == challenge:
+                    self.seen.set()
+                    b.connection().wait_finished()
+                    # The answer belongs to the challenge, whatever has
+                    # become of it: it is no command.
+                    reply = c.cmd("")
+                self.assertTempFailAndOpen(c, reply)
 
     def test_hidden(self):
         """with `hide_auth_errors`, or where the client cannot answer,
@@ -1287,6 +1334,29 @@ class Connecting(Leg):
         broken.clear()
         self.assertLoggedIn("x", source="127.0.0.31")
         self.assertLoggedIn("x", source="127.0.0.32")
+
+    def test_slow_logins_mark_nothing_down(self):
+        """backend_auth_timeout: for its answer to the login (big or locked
+        maildrops are slow); no health failure (CONFIG)"""
+        def silent_login(c):
+            c.send("+OK ready")
+            c.expect("CAPA")
+            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.drain()
+        server = {"backend_timeout": "400ms", "backend_auth_timeout": "400ms",
+                  "backend_connect_retries": 0, "host_down_threshold": 1,
+                  "host_down_min_clients": 0, "host_down_cooldown": "1h"}
+        b = self.backend([silent_login, Pop3(check=remember)],
+                         tls="implicit")
+        self.serve_here({"x": b.destination()}, over={"server": server})
+        self.assertTempFail(self.log_in("x")[1])
+        self.assertLoggedIn("x")
+        # While one that does not get as far as that is down.
+        b = self.backend([silent, Pop3(check=remember)], tls="implicit")
+        self.serve_here({"x": b.destination()}, over={"server": server})
+        self.assertTempFail(self.log_in("x")[1])
+        self.assertTempFail(self.log_in("x")[1])
+        self.assertEqual(len(b.connections), 1)
 
     def test_refused_logins_mark_nothing_down(self):
         """neither a failed attempt nor a health failure"""

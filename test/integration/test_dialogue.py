@@ -16,7 +16,7 @@ import warnings
 
 from harness.case import Case, Pop3, certs, context
 from harness.client import (
-    BYTES, LINES, MODES, OctetTls, b64, oauthbearer, plain, xoauth2)
+    BYTES, LINES, MODES, Closed, OctetTls, b64, oauthbearer, plain, xoauth2)
 from harness.mailferry import sanitized
 from harness.ports import free_port, has_ipv6
 from harness.proc import rss, run, wait_until
@@ -392,6 +392,8 @@ class Open(Dialogue):
              "strict": {"tls": "plain", "max_bad_commands": 2,
                         "max_auth_attempts": 2},
              "short": {"tls": "plain", "preauth_timeout": "1s"},
+             "patient": {"tls": "plain", "preauth_timeout": "1s",
+                         "max_auth_attempts": 100},
              "short-tls": {"tls": "implicit", "preauth_timeout": "1s"},
              "one": {"tls": "plain", "max_connections": 1},
              "xclient": {"tls": "plain", "xclient_trusted": [
@@ -479,6 +481,20 @@ class Open(Dialogue):
                         "XCLIENT MARKER", "AUTH PLAIN MARKER",
                         "USER \"MARKER", "PASS MARKER", "LANG MARKER"):
             self.assertNotIn("MARKER", c.cmd(command))
+
+    def test_replies_to_one_who_has_closed_his_side(self):
+        """answered by mailferry alone, ... one reply per command"""
+        starttls = self.daemon.port_of("starttls")
+        for port, tls in ((self.port, "plain"), (starttls, "starttls")):
+            for _ in range(10):
+                c = self.client(port, tls=tls)
+                c.raw(b"NOOP\r\nCAPA\r\nXYZZY\r\nNOOP\r\n")
+                c.half_close()
+                lines = c.rest().split(b"\r\n")
+                self.assertEqual(lines[0][:3], b"+OK")
+                self.assertEqual(lines[-4], b".")
+                self.assertEqual(lines[-3][:4], b"-ERR")
+                self.assertEqual(lines[-2][:3], b"+OK")
 
     def test_http_closes(self):
         """A line that starts with an HTTP method (`GET `, `POST `, ...)
@@ -917,6 +933,23 @@ class Open(Dialogue):
                     stop.set()
                     thread.join()
                 self.assertIn(b"-ERR [SYS/TEMP] ", rest)
+
+    def test_preauth_timeout_while_logins_fail(self):
+        """`preauth_timeout` is absolute, from accept to login"""
+        start = time.monotonic()
+        c = self.client(self.daemon.port_of("patient"))
+        last = None
+        try:
+            while time.monotonic() - start < 5:
+                c.cmd("USER alice")
+                last = c.cmd("PASS wrong")
+                time.sleep(0.02)  # a stubborn client's, not ours
+        except (Closed, OSError):
+            pass
+        took = time.monotonic() - start
+        self.assertLess(took, 4)
+        self.assertGreaterEqual(took, 0.9)
+        self.assertIsNotNone(last)
 
     def test_preauth_timeout_in_the_handshake(self):
         """`preauth_timeout`: PROXY header + TLS handshake + dialogue up to
