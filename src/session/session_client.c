@@ -45,6 +45,7 @@ enum client_state {
 	CLIENT_LOGIN_NAME, /* SASL LOGIN's first prompt */
 	CLIENT_LOGIN_PASSWORD,
 	CLIENT_CHALLENGE, /* the answer to the backend's challenge */
+	CLIENT_LATE, /* the same, but the backend is gone: for nobody */
 	CLIENT_LOGIN, /* the session, with the login's result */
 	CLIENT_DELAY, /* auth_failure_delay to pass */
 	CLIENT_CLOSING, /* the last reply to have left */
@@ -122,6 +123,7 @@ static void client_bearer_done(struct client *c, const char *line, size_t len,
 static void client_password(struct client *c, const char *how,
     const char *password, size_t len);
 static void client_delay_cb(evutil_socket_t fd, short what, void *arg);
+static void client_pending(struct client *c);
 static void client_answered(struct client *c, const char *end);
 
 static client_verb *const client_verbs[] = {
@@ -435,6 +437,7 @@ client_listens(const struct client *c)
 	case CLIENT_LOGIN_NAME:
 	case CLIENT_LOGIN_PASSWORD:
 	case CLIENT_CHALLENGE:
+	case CLIENT_LATE:
 		return true;
 	case CLIENT_PROXY:
 	case CLIENT_HANDSHAKE:
@@ -528,6 +531,9 @@ client_dispatch(struct client *c, const char *line, size_t len)
 	case CLIENT_CHALLENGE:
 		client_wait(c);
 		session_challenge_answer(c->s, line, len);
+		return;
+	case CLIENT_LATE:
+		client_pending(c);
 		return;
 	case CLIENT_PROXY:
 	case CLIENT_HANDSHAKE:
@@ -653,6 +659,7 @@ client_timeout(struct client *c)
 	case CLIENT_LOGIN_NAME:
 	case CLIENT_LOGIN_PASSWORD:
 	case CLIENT_CHALLENGE:
+	case CLIENT_LATE:
 	case CLIENT_LOGIN:
 	case CLIENT_DELAY:
 	case CLIENT_STATES:
@@ -683,6 +690,7 @@ client_shutdown(struct client *c, const char *text)
 		client_end(c, line, "shutting down");
 		return;
 	case CLIENT_DELAY:
+	case CLIENT_LATE:
 		c->end = "shutting down";
 		return;
 	case CLIENT_CHALLENGE:
@@ -1094,24 +1102,30 @@ client_answer(struct client *c, const char *line, size_t len, uint64_t delay,
 	struct timeval tv = clock_timeval(delay);
 
 	c->end = end;
-	if (delay > 0) {
-		c->pending = malloc(len + 1);
-		if (c->pending != NULL && c->ev == NULL)
-			c->ev =
-			    evtimer_new(c->s->env->base, client_delay_cb, c);
-		if (c->pending == NULL || c->ev == NULL ||
-		    evtimer_add(c->ev, &tv) == -1) {
-			session_close(c->s, "out of memory");
-			return;
-		}
-		memcpy(c->pending, line, len);
-		c->pending_len = len;
-		c->state = CLIENT_DELAY;
+	if (delay == 0 && c->state != CLIENT_CHALLENGE) {
+		client_write(c, line, len);
+		client_write(c, "\r\n", 2);
+		client_answered(c, end);
 		return;
 	}
-	client_write(c, line, len);
-	client_write(c, "\r\n", 2);
-	client_answered(c, end);
+	c->pending = malloc(len + 1);
+	if (c->pending == NULL) {
+		session_close(c->s, "out of memory");
+		return;
+	}
+	memcpy(c->pending, line, len);
+	c->pending_len = len;
+	/* Its answer to the challenge may be on the way: it must not be taken
+	 * for a command. */
+	if (c->state == CLIENT_CHALLENGE) {
+		c->state = CLIENT_LATE;
+		return;
+	}
+	c->state = CLIENT_DELAY;
+	if (c->ev == NULL)
+		c->ev = evtimer_new(c->s->env->base, client_delay_cb, c);
+	if (c->ev == NULL || evtimer_add(c->ev, &tv) == -1)
+		session_close(c->s, "out of memory");
 }
 
 void
@@ -1128,8 +1142,13 @@ client_answer_failure(struct client *c, bool temporary, const char *text,
 static void
 client_delay_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
-	struct client *c = arg;
+	client_pending(arg);
+}
 
+/* The reply that had to wait. */
+static void
+client_pending(struct client *c)
+{
 	client_write(c, c->pending, c->pending_len);
 	client_write(c, "\r\n", 2);
 	free(c->pending);
