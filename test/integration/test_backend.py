@@ -12,7 +12,7 @@ import unittest
 from harness.case import Backend, Case, Pop3, certs, context
 from harness.client import (
     BYTES, LINES, TOGETHER, b64, oauthbearer, plain, xoauth2)
-from harness.fake_backend import Gone, says, silent
+from harness.fake_backend import says, silent
 from harness.ports import free_port, has_ipv6
 from harness.proc import wait_until
 

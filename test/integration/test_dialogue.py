@@ -943,7 +943,7 @@ class Open(Dialogue):
             while time.monotonic() - start < 5:
                 c.cmd("USER alice")
                 last = c.cmd("PASS wrong")
-                time.sleep(0.02)  # a stubborn client's, not ours
+                time.sleep(0.1)  # a stubborn client's pace
         except (Closed, OSError):
             pass
         took = time.monotonic() - start

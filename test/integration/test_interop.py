@@ -14,7 +14,7 @@ import re
 import unittest
 
 from harness.case import Case, certs, context, need, need_root
-from harness.client import b64, oauthbearer, plain, xoauth2
+from harness.client import oauthbearer, plain, xoauth2
 from harness.dovecot import Dovecot, jwt
 from harness.fake_backend import stuff
 from harness.proc import check_run, run, temp_dir, wait_until

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import ssl
 import threading
 import time
 import unittest

@@ -152,6 +152,18 @@ def descriptors(pid):
 @atexit.register
 def _clean_up():
     for process in list(_running):
-        process.kill()
+        try:
+            process.kill()
+        except OSError:
+            pass
     for path in _directories:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _terminated(number, _frame):
+    # unittest would take SystemExit for a test's failure, and go on.
+    _clean_up()
+    os._exit(128 + number)
+
+
+signal.signal(signal.SIGTERM, _terminated)
