@@ -27,7 +27,9 @@ enum relay_end {
 struct relay_spec {
 	struct event_base *base;
 	/* Socket bufferevents (plain or OpenSSL) with BEV_OPT_CLOSE_ON_FREE,
-	 * reading disabled, no callbacks. */
+	 * reading disabled, no callbacks. TLS contexts have the modes
+	 * ENABLE_PARTIAL_WRITE and ACCEPT_MOVING_WRITE_BUFFER, and
+	 * SSL_OP_IGNORE_UNEXPECTED_EOF: a FIN alone is an end. */
 	struct bufferevent *client, *backend;
 	SSL *client_ssl, *backend_ssl; /* theirs; NULL: plain */
 	uint64_t idle_ms; /* without a byte either way */
@@ -39,7 +41,8 @@ struct relay_spec {
 /* Takes both bufferevents. What their input buffers hold (commands that the
  * client pipelined behind its login) goes to the other side first. done is
  * called once, from the loop, when nothing is left to do; relay_free() is the
- * owner's answer. NULL: no memory, the bufferevents stay the caller's. */
+ * owner's answer, in done or later. NULL: no memory, the bufferevents stay the
+ * caller's. */
 struct relay *relay_start(const struct relay_spec *spec);
 
 /* At any time; closes both sockets. */

@@ -1,17 +1,19 @@
 /* relay.c: bytes both ways after the login.
  *
- * The bufferevents own their sockets and write; reading is our own event per
- * socket, straight into space reserved in the other side's output buffer, so
- * that bytes land where they leave from. A direction goes through
+ * Reading is our own event per socket. What was read is written to the other
+ * side at once; the bufferevents, owners of the sockets, hold and write what a
+ * socket does not take. While one holds something, more is read straight into
+ * space reserved in its buffer. A direction goes through
  *
  *	OPEN -> (source closed) -> FLUSH -> (all delivered) -> DONE
  *
  * and what ends it is passed on as a half-close. A QUIT commits deletions, so
- * a close waits until the other side has taken all that we hold, and after a
- * client is gone the backend's answer is still read, and thrown away: a close
- * over it would reset the connection before the commit. A dead backend in
- * mid-message means closing the client: a forged "." would make half a mail
- * look whole. */
+ * a close waits until the other side has taken all that we hold; a side that
+ * cannot be written to is still heard to its end, for a QUIT may wait in its
+ * socket; and after a client is gone the backend's answer is still read, and
+ * thrown away: a close over it would reset the connection before the commit.
+ * A dead backend in mid-message means closing the client: a forged "." would
+ * make half a mail look whole. */
 
 #include "session/relay.h"
 
@@ -32,27 +34,37 @@
 #include "platform/util.h"
 #include "session/linger.h"
 
-#define RELAY_CHUNK (32 * 1024) /* read at once */
-#define RELAY_HIGH (64 * 1024) /* held for a slow reader: stop reading */
+/* Read at once; with the head of libevent's chain no more than 64 KiB. */
+#define RELAY_CHUNK (64 * 1024 - 128)
+#define RELAY_MAX (96 * 1024) /* ever held for a slow reader */
+#define RELAY_HIGH (64 * 1024) /* held: stop reading */
 #define RELAY_LOW (16 * 1024) /* go on reading */
 #define RELAY_TURN (256 * 1024) /* then the other sessions' turn */
 #define RELAY_HALF_MS 30000 /* one side closed: silence of the other */
 
+/* What a read or a write may return besides octets. */
+#define RELAY_AGAIN (-1)
+#define RELAY_ERROR (-2)
+#define RELAY_OOM (-3)
+
 enum relay_flow {
 	FLOW_OPEN, /* the source may send */
-	FLOW_FLUSH, /* it has closed; what we hold is still going out */
+	FLOW_FLUSH, /* no more is read; what we hold is still going out */
 	FLOW_DONE /* and the close has been passed on */
 };
 
-/* One side: reads from its own socket, writes through its bufferevent. */
+/* One side: a socket that is read from and written to. */
 struct relay_side {
 	struct relay *relay;
 	struct relay_side *other;
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: plain */
 	struct event *read;
+	struct event *write; /* OpenSSL waits for room; NULL: never had to */
 	enum relay_flow flow; /* from this side to the other */
 	bool reading; /* the read event is added */
+	bool blocked; /* OpenSSL must write before it can read */
+	bool ended; /* its end has been read */
 	bool gone; /* writing to it failed: its output is thrown away */
 	uint64_t bytes; /* taken from it */
 };
@@ -60,7 +72,8 @@ struct relay_side {
 struct relay {
 	struct relay_side client, backend;
 	struct event *timer; /* idle; later the end */
-	uint64_t active; /* when the last byte moved */
+	uint64_t active; /* when the last byte was seen to move */
+	size_t held; /* for both, at the timer's last look */
 	uint64_t idle_ms;
 	uint64_t half_until; /* bound of an answer nobody reads; 0: none */
 	struct linger_set *lingers;
@@ -76,28 +89,33 @@ static bool relay_side_init(struct relay_side *side, struct relay *r,
     struct event_base *base);
 static void relay_side_clear(struct relay_side *side);
 static void relay_side_close(struct relay_side *side);
+static void relay_take(struct relay_side *side);
 static void relay_read_cb(evutil_socket_t fd, short what, void *arg);
-static ssize_t relay_move(struct relay_side *side, bool first);
+static bool relay_wanted(const struct relay_side *side);
+static ssize_t relay_move(struct relay_side *side);
+static ssize_t relay_move_held(struct relay_side *side);
 static ssize_t relay_receive(struct relay_side *side, void *buf, size_t len);
 static ssize_t relay_receive_ssl(struct relay_side *side, void *buf,
     size_t len);
-static ssize_t relay_take(struct relay_side *side);
+static ssize_t relay_send(struct relay_side *to, const char *buf, size_t len);
+static ssize_t relay_send_ssl(struct relay_side *to, const char *buf,
+    size_t len);
 static void relay_write_cb(struct bufferevent *bev, void *arg);
 static void relay_event_cb(struct bufferevent *bev, short what, void *arg);
+static bool relay_await(struct relay_side *side);
+static void relay_writable_cb(evutil_socket_t fd, short what, void *arg);
 static void relay_adjust(struct relay_side *side);
-static size_t relay_held(struct relay_side *side);
-static void relay_source_closed(struct relay_side *side, bool error);
+static size_t relay_held(const struct relay_side *side);
+static void relay_source_ended(struct relay_side *side, bool error);
+static void relay_source_stop(struct relay_side *side);
 static void relay_side_gone(struct relay_side *side);
-static void relay_pass_close(struct relay_side *side);
+static void relay_settle(struct relay_side *side);
+static bool relay_say_close(struct relay_side *to);
 static void relay_reason(struct relay *r, enum relay_end why);
 static void relay_finish(struct relay *r);
 static void relay_timer_cb(evutil_socket_t fd, short what, void *arg);
-static void relay_timer(struct relay *r, uint64_t ms);
-
-/* What a read may return besides octets. */
-#define RELAY_AGAIN (-1)
-#define RELAY_ERROR (-2)
-#define RELAY_OOM (-3)
+static uint64_t relay_deadline(const struct relay *r);
+static void relay_timer(struct relay *r);
 
 struct relay *
 relay_start(const struct relay_spec *spec)
@@ -124,14 +142,9 @@ relay_start(const struct relay_spec *spec)
 		free(r);
 		return NULL;
 	}
-	relay_timer(r, r->idle_ms);
+	relay_timer(r);
 	relay_take(&r->client);
 	relay_take(&r->backend);
-	/* TLS may hold what its record brought beyond the buffer. */
-	if (r->client.ssl != NULL)
-		event_active(r->client.read, EV_READ, 0);
-	if (r->backend.ssl != NULL)
-		event_active(r->backend.read, EV_READ, 0);
 	return r;
 }
 
@@ -149,6 +162,10 @@ relay_side_init(struct relay_side *side, struct relay *r,
 	 * the relay's CPU between two TLS legs. */
 	if (ssl != NULL)
 		SSL_clear_options(ssl, SSL_OP_CLEANSE_PLAINTEXT);
+	else
+		/* Not with TLS: given more than a record's worth, libevent
+		 * takes SSL_write()'s partial writes for whole ones. */
+		bufferevent_set_max_single_write(bev, RELAY_TURN);
 	side->read = event_new(base, bufferevent_getfd(bev),
 	    EV_READ | EV_PERSIST, relay_read_cb, side);
 	if (side->read == NULL || event_add(side->read, NULL) == -1)
@@ -166,7 +183,9 @@ relay_side_clear(struct relay_side *side)
 {
 	if (side->read != NULL)
 		event_free(side->read);
-	side->read = NULL;
+	if (side->write != NULL)
+		event_free(side->write);
+	side->read = side->write = NULL;
 	if (side->bev != NULL)
 		bufferevent_setcb(side->bev, NULL, NULL, NULL, NULL);
 }
@@ -187,12 +206,12 @@ relay_free(struct relay **rp)
 	free(r);
 }
 
-/* A side that may still have unread bytes from us gets a slow close. */
+/* A side that may not have read our last bytes yet, and may still send, gets
+ * a slow close. */
 static void
 relay_side_close(struct relay_side *side)
 {
-	bool slow = !side->gone && side->flow == FLOW_OPEN &&
-	    side->relay->lingers != NULL;
+	bool slow = !side->gone && !side->ended && side->relay->lingers != NULL;
 	int fd = slow ? dup(bufferevent_getfd(side->bev)) : -1;
 
 	/* OpenSSL spoils the ticket of a connection that ends without either:
@@ -215,26 +234,116 @@ relay_bytes(const struct relay *r, uint64_t *to_backend_out,
 	*to_client_out = r->backend.bytes;
 }
 
+/* What waits to be written to side. */
 static size_t
-relay_held(struct relay_side *side)
+relay_held(const struct relay_side *side)
 {
 	return evbuffer_get_length(bufferevent_get_output(side->bev));
 }
 
-/* What the dialogue had read already. */
-static ssize_t
+/* What the dialogue had read already. TLS may hold more than that of a record,
+ * and no socket becomes readable for it. */
+static void
 relay_take(struct relay_side *side)
 {
 	struct evbuffer *in = bufferevent_get_input(side->bev);
-	size_t n = evbuffer_get_length(in);
 
-	side->bytes += n;
-	if (n > 0 &&
-	    evbuffer_add_buffer(bufferevent_get_output(side->other->bev), in) ==
-		-1)
-		return RELAY_ERROR;
+	side->bytes += evbuffer_get_length(in);
+	if (evbuffer_add_buffer(bufferevent_get_output(side->other->bev), in) ==
+	    -1) {
+		relay_reason(side->relay, RELAY_NO_MEMORY);
+		relay_finish(side->relay);
+		return;
+	}
 	relay_adjust(side);
-	return (ssize_t)n;
+	if (side->reading && side->ssl != NULL)
+		event_active(side->read, EV_READ, 0);
+}
+
+static void
+relay_read_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct relay_side *side = arg;
+	struct relay *r = side->relay;
+	size_t turn = 0;
+	ssize_t n = RELAY_AGAIN;
+
+	while (turn < RELAY_TURN && relay_wanted(side)) {
+		n = relay_move(side);
+		if (n <= 0)
+			break;
+		turn += (size_t)n;
+	}
+	side->bytes += turn;
+	if (turn > 0)
+		r->active = clock_ms();
+	if (r->over)
+		return;
+	if (n == RELAY_OOM) {
+		relay_reason(r, RELAY_NO_MEMORY);
+		relay_finish(r);
+	} else if (n == 0 || n == RELAY_ERROR) {
+		relay_source_ended(side, n == RELAY_ERROR);
+	} else {
+		relay_adjust(side);
+		/* Decrypted bytes make no socket readable. */
+		if (side->reading && n != RELAY_AGAIN && side->ssl != NULL &&
+		    SSL_has_pending(side->ssl))
+			event_active(side->read, EV_READ, 0);
+	}
+}
+
+/* Whether side may be read from now. */
+static bool
+relay_wanted(const struct relay_side *side)
+{
+	return !side->relay->over && side->flow == FLOW_OPEN && side->reading &&
+	    relay_held(side->other) < RELAY_HIGH;
+}
+
+/* One read, and one write if nothing waits before it. */
+static ssize_t
+relay_move(struct relay_side *side)
+{
+	struct relay_side *to = side->other;
+	char buf[RELAY_CHUNK];
+	ssize_t n, sent;
+
+	if (relay_held(to) > 0)
+		return relay_move_held(side);
+	n = relay_receive(side, buf, sizeof(buf));
+	if (n <= 0 || to->gone)
+		return n;
+	sent = relay_send(to, buf, (size_t)n);
+	if (sent == RELAY_ERROR)
+		relay_side_gone(to);
+	else if (sent < n &&
+	    evbuffer_add(bufferevent_get_output(to->bev), buf + sent,
+		(size_t)(n - sent)) == -1)
+		return RELAY_OOM;
+	return n;
+}
+
+/* It lands where it will leave from: in what is left of a chain, so that small
+ * reads do not take one each, or else in a new one. */
+static ssize_t
+relay_move_held(struct relay_side *side)
+{
+	struct evbuffer *out = bufferevent_get_output(side->other->bev);
+	size_t room = RELAY_MAX - evbuffer_get_length(out);
+	struct evbuffer_iovec vec[2];
+	ssize_t n;
+
+	if (room > RELAY_CHUNK)
+		room = RELAY_CHUNK;
+	if (evbuffer_reserve_space(out, (ev_ssize_t)room, vec, 2) < 1)
+		return RELAY_OOM;
+	if (room > vec[0].iov_len)
+		room = vec[0].iov_len;
+	n = relay_receive(side, vec[0].iov_base, room);
+	vec[0].iov_len = n > 0 ? (size_t)n : 0;
+	evbuffer_commit_space(out, vec, 1);
+	return n;
 }
 
 static ssize_t
@@ -262,9 +371,9 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 	case SSL_ERROR_WANT_READ:
 		return RELAY_AGAIN;
 	case SSL_ERROR_WANT_WRITE:
-		/* A KeyUpdate's answer does not fit into the socket now; it
-		 * goes out with the next record of ours. */
-		return RELAY_AGAIN;
+		/* A KeyUpdate's answer; and more may be readable already. */
+		side->blocked = true;
+		return relay_await(side) ? RELAY_AGAIN : RELAY_OOM;
 	case SSL_ERROR_ZERO_RETURN:
 		return 0;
 	default:
@@ -273,84 +382,42 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 	}
 }
 
-static void
-relay_read_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
-{
-	struct relay_side *side = arg;
-	struct relay *r = side->relay;
-	size_t turn = 0;
-	ssize_t n = RELAY_AGAIN;
-
-	if (r->over || side->flow != FLOW_OPEN || !side->reading)
-		return;
-	while (turn < RELAY_TURN && relay_held(side->other) < RELAY_HIGH) {
-		n = relay_move(side, turn == 0);
-		if (n <= 0)
-			break;
-		turn += (size_t)n;
-	}
-	side->bytes += turn;
-	if (turn > 0)
-		r->active = clock_ms();
-	if (n == RELAY_OOM) {
-		relay_reason(r, RELAY_NO_MEMORY);
-		relay_finish(r);
-	} else if (n == 0 || n == RELAY_ERROR) {
-		relay_source_closed(side, n == RELAY_ERROR);
-	} else {
-		relay_adjust(side);
-		/* Decrypted bytes make no socket readable. */
-		if (side->reading && n != RELAY_AGAIN && side->ssl != NULL &&
-		    SSL_has_pending(side->ssl))
-			event_active(side->read, EV_READ, 0);
-	}
-}
-
-/* One read. The first of a turn goes by the stack: a reservation that stays
- * unused in an empty buffer would be held for as long as the session idles.
- * What follows is bulk, and lands where it leaves from. */
+/* Octets that were taken, if only 0. */
 static ssize_t
-relay_move(struct relay_side *side, bool first)
+relay_send(struct relay_side *to, const char *buf, size_t len)
 {
-	struct evbuffer *out = bufferevent_get_output(side->other->bev);
-	char buf[RELAY_CHUNK / 2];
-	struct evbuffer_iovec vec;
 	ssize_t n;
 
-	if (first || side->other->gone) {
-		n = relay_receive(side, buf, sizeof(buf));
-		if (n > 0 && !side->other->gone &&
-		    evbuffer_add(out, buf, (size_t)n) == -1)
-			return RELAY_OOM;
+	if (to->ssl != NULL)
+		return relay_send_ssl(to, buf, len);
+	n = send(bufferevent_getfd(to->bev), buf, len, MSG_NOSIGNAL);
+	if (n >= 0)
 		return n;
-	}
-	if (evbuffer_reserve_space(out, RELAY_CHUNK, &vec, 1) < 1)
-		return RELAY_OOM;
-	n = relay_receive(side, vec.iov_base, vec.iov_len);
-	vec.iov_len = n > 0 ? (size_t)n : 0;
-	evbuffer_commit_space(out, &vec, 1);
-	return n;
+	return errno == EAGAIN || errno == EINTR ? 0 : RELAY_ERROR;
 }
 
-/* Back-pressure: read from side only while the other takes it. */
-static void
-relay_adjust(struct relay_side *side)
+/* OpenSSL may keep half a record and will want the same octets again: they
+ * become the whole of the bufferevent's buffer, which begins with them. */
+static ssize_t
+relay_send_ssl(struct relay_side *to, const char *buf, size_t len)
 {
-	size_t held = side->other->gone ? 0 : relay_held(side->other);
-	bool want = side->reading ? held < RELAY_HIGH : held <= RELAY_LOW;
+	size_t done = 0, n;
 
-	if (side->flow != FLOW_OPEN)
-		want = false;
-	if (want == side->reading)
-		return;
-	side->reading = want;
-	if (want) {
-		event_add(side->read, NULL);
-		if (side->ssl != NULL)
-			event_active(side->read, EV_READ, 0);
-	} else {
-		event_del(side->read);
+	ERR_clear_error();
+	while (done < len &&
+	    SSL_write_ex(to->ssl, buf + done, len - done, &n) == 1)
+		done += n;
+	if (done < len) {
+		switch (SSL_get_error(to->ssl, 0)) {
+		case SSL_ERROR_WANT_READ:
+		case SSL_ERROR_WANT_WRITE:
+			break;
+		default:
+			ERR_clear_error();
+			return RELAY_ERROR;
+		}
 	}
+	return (ssize_t)done;
 }
 
 /* side has taken what we held for it, or nearly. */
@@ -362,10 +429,8 @@ relay_write_cb(struct bufferevent *bev UNUSED, void *arg)
 	if (side->relay->over)
 		return;
 	side->relay->active = clock_ms();
-	if (side->other->flow == FLOW_FLUSH && relay_held(side) == 0)
-		relay_pass_close(side->other);
-	else
-		relay_adjust(side->other);
+	relay_settle(side->other);
+	relay_adjust(side->other);
 }
 
 /* Reading is ours: whatever comes here is about writing. */
@@ -375,38 +440,85 @@ relay_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 	struct relay_side *side = arg;
 
 	ERR_clear_error();
-	if (side->relay->over || !(what & (BEV_EVENT_ERROR | BEV_EVENT_EOF)))
-		return;
-	relay_side_gone(side);
+	if (!side->relay->over && (what & (BEV_EVENT_ERROR | BEV_EVENT_EOF)))
+		relay_side_gone(side);
 }
 
-/* side will send no more. */
+/* OpenSSL has something of its own to write, and no room. */
+static bool
+relay_await(struct relay_side *side)
+{
+	if (side->write == NULL)
+		side->write = event_new(bufferevent_get_base(side->bev),
+		    bufferevent_getfd(side->bev), EV_WRITE, relay_writable_cb,
+		    side);
+	return side->write != NULL && event_add(side->write, NULL) == 0;
+}
+
 static void
-relay_source_closed(struct relay_side *side, bool error)
+relay_writable_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct relay_side *side = arg;
+
+	side->blocked = false;
+	relay_settle(side->other);
+	relay_adjust(side);
+}
+
+/* Back-pressure: read from side only while the other takes it. */
+static void
+relay_adjust(struct relay_side *side)
+{
+	size_t held = relay_held(side->other);
+	bool want = side->reading ? held < RELAY_HIGH : held <= RELAY_LOW;
+
+	if (side->flow != FLOW_OPEN || side->blocked || side->relay->over)
+		want = false;
+	if (want == side->reading)
+		return;
+	side->reading = want;
+	if (!want) {
+		event_del(side->read);
+	} else if (event_add(side->read, NULL) == -1) {
+		relay_reason(side->relay, RELAY_NO_MEMORY);
+		relay_finish(side->relay);
+	} else if (side->ssl != NULL) {
+		event_active(side->read, EV_READ, 0);
+	}
+}
+
+/* side will send no more: it has closed, or is lost. */
+static void
+relay_source_ended(struct relay_side *side, bool error)
 {
 	struct relay *r = side->relay;
-	bool client = side == &r->client;
 
-	side->flow = FLOW_FLUSH;
-	relay_adjust(side);
-	if (error)
-		relay_reason(r,
-		    client ? RELAY_CLIENT_ERROR : RELAY_BACKEND_ERROR);
-	else
-		relay_reason(r,
-		    client ? RELAY_CLIENT_CLOSED : RELAY_BACKEND_CLOSED);
-	/* The callback for an empty buffer comes only after a write. */
-	bufferevent_setwatermark(side->other->bev, EV_WRITE, 0, 0);
+	side->ended = true;
 	if (error)
 		relay_side_gone(side);
-	if (!r->over && (side->other->gone || relay_held(side->other) == 0))
-		relay_pass_close(side);
-	if (!r->over)
-		relay_timer(r, RELAY_HALF_MS);
+	else
+		relay_reason(r,
+		    side == &r->client ? RELAY_CLIENT_CLOSED
+				       : RELAY_BACKEND_CLOSED);
+	relay_source_stop(side);
 }
 
-/* Nothing can be written to side any more. A client that is gone: the backend
- * still gets what it had sent, and is read until it closes. */
+/* No more is taken from side. */
+static void
+relay_source_stop(struct relay_side *side)
+{
+	if (side->flow != FLOW_OPEN)
+		return;
+	side->flow = FLOW_FLUSH;
+	relay_adjust(side);
+	bufferevent_setwatermark(side->other->bev, EV_WRITE, 0, 0);
+	side->relay->active = clock_ms();
+	relay_timer(side->relay);
+	relay_settle(side);
+}
+
+/* Nothing can be written to side any more. It is read on: what it sent before
+ * is still in its socket, and its end comes behind that. */
 static void
 relay_side_gone(struct relay_side *side)
 {
@@ -417,50 +529,55 @@ relay_side_gone(struct relay_side *side)
 		return;
 	side->gone = true;
 	bufferevent_disable(side->bev, EV_WRITE);
+	/* Only the bufferevent itself may drain it otherwise. */
+	evbuffer_unfreeze(out, 1);
 	evbuffer_drain(out, evbuffer_get_length(out));
-	r->half_until = clock_ms() + RELAY_HALF_MS;
-	relay_timer(r, RELAY_HALF_MS);
+	relay_reason(r,
+	    side == &r->client ? RELAY_CLIENT_ERROR : RELAY_BACKEND_ERROR);
 	if (side == &r->client)
-		relay_reason(r, RELAY_CLIENT_ERROR);
+		r->half_until = clock_ms() + RELAY_HALF_MS;
 	else
-		relay_reason(r, RELAY_BACKEND_ERROR);
-	if (side->flow == FLOW_OPEN)
-		relay_source_closed(side, true);
-	if (r->over)
-		return;
-	if (side == &r->backend && side->other->flow != FLOW_DONE) {
-		/* Nobody is left to hear the client. */
-		side->other->flow = FLOW_DONE;
-		relay_adjust(side->other);
-		if (side->flow == FLOW_DONE)
-			relay_finish(r);
-	} else if (side->other->flow == FLOW_FLUSH) {
-		relay_pass_close(side->other);
-	} else {
-		relay_adjust(side->other);
-	}
+		relay_source_stop(&r->client); /* nobody is left to hear it */
+	relay_timer(r);
+	relay_settle(side->other);
+	relay_adjust(side->other);
 }
 
-/* All of side's bytes are delivered: the other hears that no more will come. */
+/* Once all of side's bytes are delivered, the other side hears that no more
+ * will come. A client whose backend has closed is not asked for more. */
 static void
-relay_pass_close(struct relay_side *side)
+relay_settle(struct relay_side *side)
 {
 	struct relay *r = side->relay;
 	struct relay_side *to = side->other;
 
-	if (side->flow == FLOW_DONE)
+	if (r->over || side->flow != FLOW_FLUSH ||
+	    (!to->gone && (relay_held(to) > 0 || !relay_say_close(to))))
 		return;
 	side->flow = FLOW_DONE;
-	if (!to->gone) {
-		if (to->ssl != NULL) {
-			SSL_shutdown(to->ssl);
-			ERR_clear_error();
-		}
-		shutdown(bufferevent_getfd(to->bev), SHUT_WR);
-	}
-	/* A backend that has closed has nobody to hear the client. */
-	if (side == &r->backend || to->flow == FLOW_DONE)
+	if (side == &r->backend)
+		relay_source_stop(&r->client);
+	if (to->flow == FLOW_DONE)
 		relay_finish(r);
+}
+
+/* False: has to wait for room. */
+static bool
+relay_say_close(struct relay_side *to)
+{
+	int n;
+
+	if (to->ssl != NULL) {
+		ERR_clear_error();
+		n = SSL_shutdown(to->ssl);
+		if (n < 0 &&
+		    SSL_get_error(to->ssl, n) == SSL_ERROR_WANT_WRITE &&
+		    relay_await(to))
+			return false;
+		ERR_clear_error();
+	}
+	shutdown(bufferevent_getfd(to->bev), SHUT_WR);
+	return true;
 }
 
 /* The first reason is the one. */
@@ -479,40 +596,58 @@ relay_finish(struct relay *r)
 	if (r->over)
 		return;
 	r->over = true;
-	event_del(r->client.read);
-	event_del(r->backend.read);
+	relay_adjust(&r->client);
+	relay_adjust(&r->backend);
 	event_active(r->timer, EV_TIMEOUT, 0);
 }
 
-static void
-relay_timer(struct relay *r, uint64_t ms)
-{
-	struct timeval tv = clock_timeval(ms);
-
-	evtimer_add(r->timer, &tv);
-}
-
-/* One lazy timer: activity only notes the time. */
+/* One lazy timer: activity only notes the time, and what a slow reader takes
+ * is not even noted: it shows in what is held. */
 static void
 relay_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct relay *r = arg;
-	bool half = r->client.flow != FLOW_OPEN || r->backend.flow != FLOW_OPEN;
-	uint64_t now = clock_ms(), limit = r->idle_ms, until;
 
 	if (r->over) {
 		r->done(r->arg, r->why);
 		return;
 	}
+	if (relay_held(&r->client) + relay_held(&r->backend) < r->held)
+		r->active = clock_ms();
+	if (clock_ms() < relay_deadline(r)) {
+		relay_timer(r);
+		return;
+	}
+	relay_reason(r, RELAY_IDLE);
+	relay_finish(r);
+}
+
+static uint64_t
+relay_deadline(const struct relay *r)
+{
+	bool half = r->client.flow != FLOW_OPEN || r->backend.flow != FLOW_OPEN;
+	uint64_t limit = r->idle_ms, until;
+
 	if (half && limit > RELAY_HALF_MS)
 		limit = RELAY_HALF_MS;
 	until = r->active + limit;
 	if (r->half_until != 0 && r->half_until < until)
 		until = r->half_until;
-	if (now < until) {
-		relay_timer(r, until - now);
+	return until;
+}
+
+static void
+relay_timer(struct relay *r)
+{
+	uint64_t now = clock_ms(), until = relay_deadline(r);
+	struct timeval tv = clock_timeval(until > now ? until - now : 0);
+
+	/* Adding a timer that is active would take done back. */
+	if (r->over)
 		return;
+	r->held = relay_held(&r->client) + relay_held(&r->backend);
+	if (evtimer_add(r->timer, &tv) == -1) {
+		relay_reason(r, RELAY_NO_MEMORY);
+		relay_finish(r);
 	}
-	relay_reason(r, RELAY_IDLE);
-	relay_finish(r);
 }
