@@ -44,7 +44,7 @@ struct destination_health {
 	uint64_t cooldown; /* ms */
 };
 
-/* A connection could have taken a login: it is well. True: it was down. */
+/* It has answered a login, or holds one: it is well. True: it was down. */
 bool destination_worked(struct destination *d);
 /* It could not. host: the fault was before or in the connect, and so the
  * host's; otherwise it may be this client's doing (a backend that bans a
@@ -53,6 +53,8 @@ bool destination_worked(struct destination *d);
 bool destination_failed(struct destination *d,
     const struct destination_health *rules, uint64_t now, bool host,
     uint64_t client);
+/* Whether destination_worked() would change anything; takes no lock. */
+bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);
 
 /* What a login found out about the backend, as bits of the login code's own.

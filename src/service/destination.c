@@ -202,6 +202,12 @@ destination_failed(struct destination *d,
 }
 
 bool
+destination_is_troubled(const struct destination *d)
+{
+	return d->troubled;
+}
+
+bool
 destination_is_down(struct destination *d)
 {
 	bool down;

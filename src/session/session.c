@@ -73,6 +73,8 @@ static const struct {
 	NULL},
     [FAIL_NO_CONNECT] = {"timeout", LOG_ERR, false, false, true, BLAME_HOST,
 	NULL},
+    [FAIL_DROPPED] = {"dropped", LOG_ERR, false, false, true, BLAME_CLIENT,
+	NULL},
     [FAIL_UNANSWERED] = {"unanswered", LOG_ERR, false, false, true,
 	BLAME_NOBODY, NULL},
 };

@@ -36,6 +36,7 @@
 #define BACKEND_CHALLENGES_MAX 4
 #define BACKEND_CHALLENGE_MAX (16 * 1024) /* octets of one challenge line */
 #define BACKEND_RETRY_MS 100
+#define BACKEND_AT_WORK_MS 1000 /* a login held so long is being worked on */
 
 /* What the leg waits for. */
 enum backend_state {
@@ -94,7 +95,7 @@ struct backend {
 	bool probe; /* the one that finds out whether it is up again */
 	enum backend_state state;
 	struct connector *connector;
-	struct event *retry;
+	struct event *pause; /* before a retry; later: is it at work? */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
 	unsigned retries; /* left */
@@ -119,7 +120,7 @@ static void backend_tls(struct backend *b, int fd);
 static void backend_handshaken(struct backend *b);
 static void backend_handshake_failed(struct backend *b);
 static void backend_reset(struct backend *b);
-static void backend_retry_cb(evutil_socket_t fd, short what, void *arg);
+static void backend_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_fail(struct backend *b, enum failure why,
     const char *reason);
 static void backend_blame(struct backend *b, enum failure why);
@@ -145,6 +146,7 @@ static void backend_learn_done(struct backend *b, bool offered);
 static void backend_utf8(struct backend *b);
 static void backend_login(struct backend *b);
 static bool backend_safe(struct backend *b, struct err *err);
+static void backend_well(struct backend *b);
 static void backend_login_password(struct backend *b);
 static void backend_login_user(struct backend *b);
 static void backend_pass(struct backend *b);
@@ -176,8 +178,8 @@ backend_start(struct session *s)
 	b->endpoint = &b->dest->pop3;
 	b->shared = destination_ref(s->slice->rt->destination[s->destination]);
 	b->retries = s->cfg->server.backend_connect_retries;
-	b->retry = evtimer_new(s->env->base, backend_retry_cb, b);
-	if (b->retry == NULL)
+	b->pause = evtimer_new(s->env->base, backend_pause_cb, b);
+	if (b->pause == NULL)
 		return false;
 	entry = destination_enter(b->shared, b->dest, clock_ms());
 	b->entered = entry == DESTINATION_ENTERED || entry == DESTINATION_PROBE;
@@ -360,6 +362,8 @@ static void
 backend_reset(struct backend *b)
 {
 	connector_cancel(&b->connector);
+	if (b->pause != NULL)
+		evtimer_del(b->pause);
 	if (b->bev != NULL) {
 		if (b->ssl != NULL && SSL_is_init_finished(b->ssl)) {
 			SSL_shutdown(b->ssl);
@@ -381,8 +385,8 @@ backend_free(struct backend **bp)
 		return;
 	*bp = NULL;
 	backend_reset(b);
-	if (b->retry != NULL)
-		event_free(b->retry);
+	if (b->pause != NULL)
+		event_free(b->pause);
 	if (b->entered)
 		destination_leave(b->shared, false, b->probe);
 	destination_unref(&b->shared);
@@ -390,9 +394,14 @@ backend_free(struct backend **bp)
 }
 
 static void
-backend_retry_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+backend_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
-	backend_connect(arg);
+	struct backend *b = arg;
+
+	if (b->state == BACKEND_CONNECT)
+		backend_connect(b);
+	else
+		backend_well(b);
 }
 
 /* The leg cannot go on: another connection, or the end of this login. b may be
@@ -416,7 +425,7 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 		b->retries--;
 		backend_reset(b);
 		backend_enter(b, BACKEND_CONNECT);
-		evtimer_add(b->retry, &tv);
+		evtimer_add(b->pause, &tv);
 		return;
 	}
 	assert(b->state < BACKEND_STATES);
@@ -498,7 +507,7 @@ backend_lost(struct backend *b)
 		session_deadline(b->s, b->s->cfg->server.backend_timeout);
 		backend_connect(b);
 	} else if (b->credentials_out) {
-		backend_fail(b, FAIL_UNANSWERED,
+		backend_fail(b, FAIL_DROPPED,
 		    "closed without answering the login");
 	} else {
 		backend_fail(b, FAIL_CLOSED, "closed the connection");
@@ -888,25 +897,36 @@ static void
 backend_login(struct backend *b)
 {
 	struct session *s = b->s;
-	struct log_line l;
+	struct timeval tv = clock_timeval(BACKEND_AT_WORK_MS);
 	struct err err = {""};
 
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
 		return;
 	}
-	/* It could take a login now: it is well, whatever it will answer. */
-	b->probe = false;
-	if (destination_worked(b->shared)) {
-		session_log(&l, LOG_WARNING, s, "destination is up again");
-		log_cstr(&l, "destination", b->dest->name);
-		log_end(&l);
-	}
+	if (destination_is_troubled(b->shared))
+		evtimer_add(b->pause, &tv);
 	session_deadline(s, s->cfg->server.backend_auth_timeout);
 	if (backend_is_password(b))
 		backend_login_password(b);
 	else
 		backend_auth(b, s->cred.frame.data, s->cred.frame.len);
+}
+
+/* It has answered a login, whatever it said, or is busy with one: a maildrop
+ * may be big or locked. A greeting alone says little, for there are backends
+ * that greet and then hang up on every login. */
+static void
+backend_well(struct backend *b)
+{
+	struct log_line l;
+
+	b->probe = false;
+	if (!destination_worked(b->shared))
+		return;
+	session_log(&l, LOG_WARNING, b->s, "destination is up again");
+	log_cstr(&l, "destination", b->dest->name);
+	log_end(&l);
 }
 
 static void
@@ -1093,8 +1113,10 @@ backend_challenge(struct backend *b, const struct pop3_reply *reply)
 	if (backend_is_password(b) ||
 	    ++b->challenges > BACKEND_CHALLENGES_MAX) {
 		backend_fail(b, FAIL_PROTOCOL, "a challenge out of place");
-	} else if (b->dest->hide_auth_errors ||
-	    !client_can_answer(b->s->client)) {
+		return;
+	}
+	backend_well(b);
+	if (b->dest->hide_auth_errors || !client_can_answer(b->s->client)) {
 		backend_cancel(b);
 	} else {
 		backend_enter(b, BACKEND_CHALLENGE);
@@ -1127,9 +1149,12 @@ backend_result(struct backend *b, const struct pop3_reply *reply)
 	    reply->code == POP3_CODE_SYS;
 
 	if (reply->kind == POP3_REPLY_CONTINUE ||
-	    (reply->kind == POP3_REPLY_OK && b->state == BACKEND_CANCEL))
+	    (reply->kind == POP3_REPLY_OK && b->state == BACKEND_CANCEL)) {
 		backend_fail(b, FAIL_PROTOCOL, "a reply out of place");
-	else if (reply->kind == POP3_REPLY_OK)
+		return;
+	}
+	backend_well(b);
+	if (reply->kind == POP3_REPLY_OK)
 		session_accepted(s, reply->line, reply->line_len);
 	else if (!busy && b->dest->hide_auth_errors)
 		session_refused(s, FAIL_REJECTED, hidden, sizeof(hidden) - 1);

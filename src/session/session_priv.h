@@ -63,6 +63,7 @@ enum failure {
 	FAIL_FORWARDING, /* it refused to hear who the client is */
 	FAIL_TIMEOUT, /* backend_timeout is over, with a connection */
 	FAIL_NO_CONNECT, /* ... without one */
+	FAIL_DROPPED, /* it had the credentials and closed instead */
 	FAIL_UNANSWERED, /* it had the credentials and never answered */
 	FAILURES
 };

@@ -14,7 +14,7 @@ from harness.client import (
     BYTES, LINES, TOGETHER, b64, oauthbearer, plain, xoauth2)
 from harness.fake_backend import says, silent
 from harness.ports import free_port, has_ipv6
-from harness.proc import wait_until
+from harness.proc import DEADLINE, wait_until
 
 SECRET = "s3cr3t-canary"
 TRUSTED = "127.0.0.5"
@@ -1334,6 +1334,79 @@ class Connecting(Leg):
         broken.clear()
         self.assertLoggedIn("x", source="127.0.0.31")
         self.assertLoggedIn("x", source="127.0.0.32")
+
+    def test_a_backend_that_drops_logins_goes_down(self):
+        """failures after it (TLS, greeting, early close) are attributed to
+        the client address, and mark the destination down only when they span
+        host_down_min_clients addresses: a greeting is no sign of health"""
+        def hangs_up(end):
+            def script(c):
+                c.send("+OK ready")
+                c.expect("AUTH")
+                end(c)
+            return script
+        server = {"host_down_threshold": 3, "host_down_min_clients": 3,
+                  "host_down_cooldown": "1s", "backend_connect_retries": 0}
+        for end in (lambda c: c.close(), lambda c: c.reset()):
+            for tls in ("plain", "implicit"):
+                with self.subTest(tls=tls):
+                    script = [Pop3(check=remember)] + 3 * [hangs_up(end)] + [
+                        hangs_up(end), Pop3(check=remember)]
+                    b = self.backend(script, tls=tls)
+                    self.serve_here({"x": b.destination()},
+                                    over={"server": server})
+                    self.assertLoggedIn("x").close()
+                    clients = [self.connect(source=f"127.0.0.{n}")
+                               for n in (31, 32, 33)]
+                    for c in clients:
+                        self.assertTempFail(self.log_in("x", c=c)[1])
+                    self.assertEqual(len(b.connections), 4)
+                    # Down now: nobody is sent there.
+                    self.assertTempFail(self.log_in("x", c=clients[0])[1])
+                    self.assertEqual(len(b.connections), 4)
+                    # The first probe is dropped as well: still down.
+                    wait_until(lambda: self.log_in("x", c=clients[1]) and
+                               len(b.connections) == 5, "a probe")
+                    self.assertTempFail(self.log_in("x", c=clients[2])[1])
+                    self.assertEqual(len(b.connections), 5)
+                    wait_until(lambda: self.log_in("x", c=clients[0])[1]
+                               .startswith("+OK"), "a probe that succeeds")
+
+    def test_a_probe_that_is_worked_on_opens_the_gate(self):
+        """after the cooldown exactly one connection probes ...; success
+        closes it: a maildrop that takes its time does not hold the others"""
+        go = threading.Event()
+
+        def slow(c):
+            c.send("+OK ready")
+            c.expect("CAPA")
+            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.expect("AUTH PLAIN")
+            c.wait(go)
+            c.send("+OK at last")
+            c.drain()
+        b = self.backend([lambda c: c.close(), slow, Pop3(check=remember)],
+                         tls="plain")
+        self.serve_here({"x": b.destination()}, over={"server": {
+            "host_down_threshold": 1, "host_down_min_clients": 0,
+            "host_down_cooldown": "100ms", "backend_connect_retries": 0}})
+        self.assertTempFail(self.log_in("x")[1])
+        probe = self.connect()
+        answers = []
+
+        def insist():
+            while not answers or not answers[-1].startswith("+OK"):
+                answers.append(self.log_in("x", c=probe)[1])
+        thread = threading.Thread(target=insist, daemon=True)
+        thread.start()
+        wait_until(lambda: len(b.connections) == 2, "a probe")
+        other = self.connect()
+        wait_until(lambda: self.log_in("x", c=other)[1].startswith("+OK"),
+                   "the others are let in")
+        self.assertTrue(thread.is_alive(), "the probe has its answer")
+        go.set()
+        thread.join(DEADLINE)
+        self.assertEqual(answers[-1], "+OK at last")
 
     def test_slow_logins_mark_nothing_down(self):
         """backend_auth_timeout: for its answer to the login (big or locked
