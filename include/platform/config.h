@@ -123,11 +123,12 @@ struct config_mapping {
 	enum store_error on_store_error;
 	uint64_t stale_ttl;
 	char *file_path;
-	char *redis_url, *redis_key_prefix;
+	char *redis_url, *redis_key_prefix, *redis_channel, *redis_ca_file;
 	unsigned redis_pool_size;
 	char *sql_url, *sql_query, *sql_upsert_query, *sql_delete_query;
+	char *sql_channel;
 	unsigned sql_pool_size;
-	char *http_url;
+	char *http_url, *http_ca_file;
 	unsigned http_pool_size;
 };
 

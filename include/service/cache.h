@@ -2,8 +2,8 @@
  *
  * One entry per key; the whole key is compared. Sharded, each shard with its
  * own lock, held for a look-up and no longer. Least recently used entries go
- * first; negative ones have their own tenth of the room, so that a stranger's
- * invented names cannot push the real ones out. Of the lookups of one key that
+ * first; negative ones and failures have their own tenth of the room each, so
+ * that a stranger's invented names cannot push the real ones out. Of the lookups of one key that
  * are under way at once only the first is told to ask the store; all get what
  * it brings. Time is an argument (clock_ms()). */
 
@@ -47,8 +47,9 @@ enum cache_state {
 	CACHE_NO_MEMORY
 };
 
+/* failed: fetches that failed; stale: old answers that served instead. */
 struct cache_counters {
-	uint64_t hits, misses, waits, stale, evicted;
+	uint64_t hits, misses, waits, stale, evicted, failed;
 	size_t entries;
 };
 
@@ -60,7 +61,9 @@ enum cache_state cache_lookup(struct cache *cache, const char *key,
     struct cache_answer *answer_out) MUST_CHECK;
 
 /* The end of a fetch. FAILED: waiters get a stale answer when there is one
- * younger than its ttl + stale_ttl. Wakes all waiters before it returns. */
+ * younger than its ttl + stale_ttl, and so does, for a second, whoever else
+ * asks, so that a failing store does not cost each login its timeout. Wakes all
+ * waiters before it returns. */
 void cache_fill(struct cache *cache, const char *key, uint64_t now,
     enum store_result result, int destination);
 
@@ -71,6 +74,10 @@ bool cache_cancel(struct cache *cache, const char *key, struct cache_waiter *w);
 /* Forgets one key, or all when key is NULL. A fetch under way is not stopped,
  * but its answer is given to its waiters only and not kept. */
 void cache_forget(struct cache *cache, const char *key);
+
+/* All answers count as old from now on: each is asked for again when it is
+ * wanted, and serves stale if that fails. */
+void cache_expire(struct cache *cache, uint64_t now);
 
 void cache_count(struct cache *cache, struct cache_counters *out);
 

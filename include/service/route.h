@@ -12,7 +12,9 @@
 struct cache;
 struct event_base;
 struct mailbox;
+struct resolver;
 struct router; /* one worker's */
+struct route_change;
 struct route_lookup;
 struct store_table;
 
@@ -26,6 +28,9 @@ struct route_answer {
 	enum route_status status;
 	int destination; /* an index into the configuration's */
 	bool stale;
+	/* What the store knows: the identifier or its "@domain"; FAILED: what
+	 * it was asked for last. NULL: neither. Valid during the call. */
+	const char *key;
 };
 
 typedef void route_done(void *arg, const struct route_answer *answer);
@@ -36,13 +41,19 @@ struct router_spec {
 	struct cache *cache; /* shared by all workers */
 	struct event_base *base;
 	struct mailbox *mailbox;
+	struct resolver *resolver;
+	size_t n_workers; /* that share mapping.*.pool_size */
 };
 
 /* Main thread; touches neither base nor mailbox before the first lookup.
  * NULL: err says why. */
 struct router *router_new(const struct router_spec *spec, struct err *err);
 
-/* On the worker's thread, without lookups under way. */
+/* On its thread, once for each cache: hears from the store what others change
+ * there, and forgets that. */
+void router_watch(struct router *router);
+
+/* On the worker's thread, without lookups or changes under way. */
 void router_free(struct router **router);
 
 /* key: made by identifier_make(), or "" for none. Calls done exactly once
@@ -53,5 +64,16 @@ struct route_lookup *route_lookup(struct router *router, const char *key,
 
 /* Clears *lookup; done will not be called. NULL is fine. */
 void route_lookup_cancel(struct route_lookup **lookup);
+
+/* reason: why not, or NULL. */
+typedef void route_changed(void *arg, const char *reason);
+
+/* Writes to the store: key ("alice@example.com", "@example.com") leads to
+ * destination from now on; NULL: the store forgets it. The cache forgets it
+ * too, and other mailferries are told if the store can do that. A mapping file
+ * is written, but read at the next reload only; and writing it blocks, so not
+ * on a worker's thread. Calls done exactly once; NULL: it has been called. */
+struct route_change *route_change(struct router *router, const char *key,
+    const char *destination, route_changed *done, void *arg);
 
 #endif

@@ -18,6 +18,7 @@ struct cache;
 struct destination;
 struct event_base;
 struct mailbox;
+struct resolver;
 struct router;
 struct runtime_slice;
 struct store_table;
@@ -54,6 +55,7 @@ struct runtime_slice {
 struct runtime_worker {
 	struct event_base *base;
 	struct mailbox *mailbox;
+	struct resolver *resolver;
 };
 
 /* Takes cfg over, whatever happens, and adds what is wrong with files that it
@@ -70,6 +72,8 @@ void runtime_unref(struct runtime **rt);
 /* For what was never published: frees every slice as well. */
 void runtime_discard(struct runtime **rt);
 
+/* On the slice's worker, when it takes the slice over. */
+void runtime_slice_begin(struct runtime_slice *slice);
 struct runtime_slice *runtime_slice_ref(struct runtime_slice *slice);
 /* On the slice's worker. The last slice to go takes the runtime along. */
 void runtime_slice_unref(struct runtime_slice **slice);

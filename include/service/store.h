@@ -2,52 +2,99 @@
  *
  * A store answers one key at a time: a whole identifier, or "@domain"; which
  * keys are asked, in which order, and what is remembered is route.c's. A store
- * object belongs to one worker; calls and answers stay on its thread. */
+ * object belongs to one worker; calls and answers stay on its thread, and no
+ * call blocks. */
 
 #ifndef SERVICE_STORE_H
 #define SERVICE_STORE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "platform/config.h"
 #include "platform/err.h"
 #include "platform/util.h"
 
 struct event_base;
+struct resolver;
 struct store;
-struct store_lookup;
+struct store_call;
 struct store_table;
 
 enum store_result {
-	STORE_FOUND,
+	STORE_FOUND, /* or: written */
 	STORE_UNKNOWN, /* the store is well and does not have the key */
-	STORE_FAILED /* it could not say */
+	STORE_FAILED /* it could not say, or could not write */
 };
 
-/* destination: the name that was found, terminated, valid during the call. */
-typedef void store_done(void *arg, enum store_result result,
-    const char *destination);
+/* FOUND: text is the destination's name (of a read). FAILED: text says why, in
+ * a few words that may hold what the store said. Valid during the call. */
+typedef void store_done(void *arg, enum store_result result, const char *text);
+
+enum store_verb { STORE_GET, STORE_SET, STORE_DELETE };
+
+struct store_request {
+	enum store_verb verb;
+	const char *key; /* at most IDENTIFIER_MAX octets */
+	const char *destination; /* of a SET */
+	store_done *done;
+	void *arg;
+};
+
+/* Somebody changed key in the store. NULL: anything may have changed.
+ * missed: what changed is not known, for the connection was lost for a
+ * while. */
+typedef void store_changed(void *arg, const char *key, bool missed);
+
+struct store_spec {
+	const struct config *cfg;
+	const struct store_table *table; /* the mapping file's */
+	struct event_base *base;
+	struct resolver *resolver;
+	size_t n_workers; /* that share the configured pool_size */
+};
 
 struct store_kind {
 	const char *name;
-	/* Answers from memory, at once and during lookup(): neither a cache
-	 * in front of it nor a timeout could help. */
+	/* Answers from memory, at once and during call(): neither a cache in
+	 * front of it nor a timeout could help. */
 	bool local;
-	/* Main thread; must not touch base before the first lookup. */
-	struct store *(*open)(const struct config *cfg,
-	    const struct store_table *table, struct event_base *base,
-	    struct err *err);
+	/* What can be known without asking it: its URL, its queries, its file.
+	 * NULL: nothing. -1: err says what is wrong. */
+	int (*check)(const struct config *cfg, struct err *err);
+	/* Main thread; must not touch base before the first call. spec's parts
+	 * are borrowed for the store's life. */
+	struct store *(*open)(const struct store_spec *spec, struct err *err);
 	void (*close)(struct store *st);
 	/* Calls done exactly once, now or later, unless cancelled. The handle
-	 * is valid until then; NULL: done has been called already. */
-	struct store_lookup *(*lookup)(struct store *st, const char *key,
-	    store_done *done, void *arg);
-	void (*cancel)(struct store_lookup *lookup);
+	 * is valid until then; NULL: done has been called already. A store that
+	 * cannot be written to says so by FAILED. */
+	struct store_call *(*call)(struct store *st,
+	    const struct store_request *rq);
+	/* Also means: it took too long. */
+	void (*cancel)(struct store_call *call);
+	/* NULL: it has no such thing. From the loop on, until close(). */
+	void (*watch)(struct store *st, store_changed *changed, void *arg);
 };
 
 extern const struct store_kind store_file;
+extern const struct store_kind store_redis;
+extern const struct store_kind store_postgres;
+extern const struct store_kind store_mysql;
+extern const struct store_kind store_sqlite;
+extern const struct store_kind store_http;
 
-/* The kind for a mapping source; NULL: not built in. */
-const struct store_kind *store_kind_find(enum mapping_source source);
+/* The kind that a configuration asks for; NULL: not built in. */
+const struct store_kind *store_kind_find(const struct config_mapping *mapping);
+
+/* "file, redis, ...", for people. */
+const char *store_kinds_built(void);
+
+/* Calls done with FAILED and text; always NULL, so that "return
+ * store_fail(...)" reads well in a call(). */
+struct store_call *store_fail(const struct store_request *rq, const char *text);
+
+/* Connections that each worker may have: its part of pool_size. */
+size_t store_share(unsigned pool_size, size_t n_workers);
 
 #endif

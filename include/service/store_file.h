@@ -5,9 +5,12 @@
 #ifndef SERVICE_STORE_FILE_H
 #define SERVICE_STORE_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "platform/config.h"
+#include "platform/err.h"
+#include "platform/util.h"
 
 struct store_table;
 
@@ -24,5 +27,13 @@ size_t store_table_count(const struct store_table *table);
 
 /* The destination's index in cfg, or -1. */
 int store_table_find(const struct store_table *table, const char *key);
+
+/* Makes key lead to destination in the file at path, or nowhere (NULL). The
+ * file is replaced whole: readers, a crash and a full disk find the old or the
+ * new one. Its mode and owner stay, and the comments on its top; what follows
+ * is sorted. A symbolic link is followed. Writers of several processes wait
+ * for each other. fold: key's lines are found in any case. Blocks. -1: err says why, nothing has changed. */
+int store_file_write(const char *path, const char *key, const char *destination,
+    bool fold, struct err *err) MUST_CHECK;
 
 #endif

@@ -203,6 +203,8 @@ static const struct config_word config_words_auth[] = {
 };
 static const struct config_word config_words_redis_url[] = {
     {"redis://", 0},
+    {"rediss://", 0},
+    {"unix://", 0},
     {NULL, 0},
 };
 static const struct config_word config_words_sql_url[] = {
@@ -493,10 +495,15 @@ const struct config_key config_keys[] = {
 	1, 4095, NULL, "The mapping file."),
     SECTION("mapping.redis", CONFIG_OPTIONAL, "Routes in Redis."),
     URL("mapping.redis.url", redis_url, config, mapping.redis_url,
-	"redis://[:PASSWORD@]HOST[:PORT]/DATABASE"),
+	"redis://[[USER]:PASSWORD@]HOST[:PORT]/DATABASE, rediss:// for TLS, or "
+	"unix://PATH"),
     TEXT("mapping.redis.key_prefix", string, 0, config,
 	mapping.redis_key_prefix, 0, 255,
 	"route:", "Put before the identifier."),
+    TEXT("mapping.redis.channel", string, 0, config, mapping.redis_channel, 0,
+	255, "", "Where changed identifiers are published."),
+    TEXT("mapping.redis.tls_ca_file", path, 0, config, mapping.redis_ca_file, 0,
+	4095, "", "Whom to trust for rediss://; default: the system."),
     NUMBER("mapping.redis.pool_size", config, mapping.redis_pool_size, 1, 1024,
 	"16", "Connections."),
     SECTION("mapping.sql", CONFIG_OPTIONAL, "Routes in a database."),
@@ -512,11 +519,15 @@ const struct config_key config_keys[] = {
     TEXT("mapping.sql.delete_query", statement, 0, config,
 	mapping.sql_delete_query, 0, 4096, "",
 	"Deletes a route, for the management API."),
+    TEXT("mapping.sql.channel", string, 0, config, mapping.sql_channel, 0, 63,
+	"", "PostgreSQL: where changed identifiers are notified."),
     NUMBER("mapping.sql.pool_size", config, mapping.sql_pool_size, 1, 1024,
 	"16", "Connections."),
     SECTION("mapping.http", CONFIG_OPTIONAL, "Routes from a web service."),
     URL("mapping.http.url", http_url, config, mapping.http_url,
 	"Asked for each identifier, which replaces %u."),
+    TEXT("mapping.http.tls_ca_file", path, 0, config, mapping.http_ca_file, 0,
+	4095, "", "Whom to trust for https://; default: the system."),
     NUMBER("mapping.http.pool_size", config, mapping.http_pool_size, 1, 1024,
 	"16", "Connections."),
 

@@ -174,6 +174,7 @@ server_workers(struct server *sv, unsigned n, struct err *err)
 		sv->worker[sv->n_workers] = w;
 		sv->runtime_worker[sv->n_workers].base = worker_base(w);
 		sv->runtime_worker[sv->n_workers].mailbox = worker_mailbox(w);
+		sv->runtime_worker[sv->n_workers].resolver = worker_resolver(w);
 	}
 	return 0;
 }

@@ -58,7 +58,7 @@ struct worker_news {
 	struct worker_bind bind[];
 };
 
-static struct resolver *worker_resolver(struct worker *w);
+static struct resolver *worker_resolver_new(struct worker *w);
 static void *worker_main(void *arg);
 static void worker_take(void *arg);
 static bool worker_listen(struct worker *w, const struct worker_bind *bind);
@@ -88,7 +88,7 @@ worker_new(unsigned index, struct err *err)
 	w->mailbox = mailbox_new(w->base);
 	w->pause = evtimer_new(w->base, worker_pause_cb, w);
 	w->env.base = w->base;
-	w->env.resolver = worker_resolver(w);
+	w->env.resolver = worker_resolver_new(w);
 	if (w->mailbox == NULL || w->pause == NULL || w->env.resolver == NULL)
 		goto fail;
 	if (session_env_init(&w->env, err) == -1)
@@ -105,7 +105,7 @@ fail:
 }
 
 static struct resolver *
-worker_resolver(struct worker *w)
+worker_resolver_new(struct worker *w)
 {
 	struct evdns_base *dns =
 	    evdns_base_new(w->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
@@ -125,6 +125,12 @@ struct event_base *
 worker_base(struct worker *w)
 {
 	return w->base;
+}
+
+struct resolver *
+worker_resolver(struct worker *w)
+{
+	return w->env.resolver;
 }
 
 struct mailbox *
@@ -191,6 +197,7 @@ worker_take(void *arg)
 
 	runtime_slice_unref(&w->env.slice);
 	w->env.slice = news->slice;
+	runtime_slice_begin(w->env.slice);
 	for (size_t i = 0; i < news->n; i++)
 		if (!worker_listen(w, &news->bind[i]))
 			log_msg(LOG_ERR,

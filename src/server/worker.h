@@ -11,6 +11,7 @@
 
 struct event_base;
 struct mailbox;
+struct resolver;
 struct runtime_slice;
 struct worker;
 
@@ -33,6 +34,7 @@ struct worker_bind {
 struct worker *worker_new(unsigned index, struct err *err);
 struct event_base *worker_base(struct worker *w);
 struct mailbox *worker_mailbox(struct worker *w);
+struct resolver *worker_resolver(struct worker *w);
 
 /* The thread starts with nothing to do. */
 int worker_start(struct worker *w, struct err *err) MUST_CHECK;

@@ -19,6 +19,7 @@
 #include <utlist.h>
 
 #define CACHE_SHARDS 32
+#define CACHE_TRANSIENT_MS 1000 /* a failing store is not asked again */
 
 struct cache_entry {
 	UT_hash_handle hh;
@@ -26,13 +27,18 @@ struct cache_entry {
 	struct cache_waiter *waiters;
 	struct cache_shard *shard;
 	uint64_t expires; /* of the answer; 0 = none is held */
-	int destination; /* -1: unknown to the store */
+	uint64_t failed_until; /* the store has: the old answer serves */
+	int destination; /* or CACHE_UNKNOWN, CACHE_FAILED */
 	bool fetching;
 	bool forgotten; /* while it was being fetched */
+	bool outdated; /* likewise: what is fetched is not fresh */
 	char key[];
 };
 
-enum cache_kind { CACHE_POSITIVE, CACHE_NEGATIVE, CACHE_KINDS };
+#define CACHE_UNKNOWN (-1) /* the store does not have it */
+#define CACHE_FAILED (-2) /* the store could not say */
+
+enum cache_kind { CACHE_POSITIVE, CACHE_NEGATIVE, CACHE_FAILING, CACHE_KINDS };
 
 struct cache_shard {
 	pthread_mutex_t lock;
@@ -52,6 +58,12 @@ static struct cache_shard *cache_shard(struct cache *c, const char *key);
 static struct cache_entry *cache_find(struct cache_shard *sh, const char *key);
 static struct cache_entry *cache_add(struct cache_shard *sh, const char *key);
 static enum cache_kind cache_kind(const struct cache_entry *e);
+static bool cache_fresh(const struct cache *c, const struct cache_entry *e,
+    uint64_t now, struct cache_answer *answer_out);
+static bool cache_stale(const struct cache *c, const struct cache_entry *e,
+    uint64_t now, struct cache_answer *answer_out);
+static void cache_held(const struct cache_entry *e, bool stale,
+    struct cache_answer *answer_out);
 static void cache_link(struct cache *c, struct cache_entry *e);
 static void cache_unlink(struct cache_entry *e);
 static void cache_drop(struct cache_entry *e);
@@ -70,6 +82,7 @@ cache_new(const struct cache_limits *limits)
 	c->room[CACHE_POSITIVE] =
 	    (limits->max_entries + CACHE_SHARDS - 1) / CACHE_SHARDS;
 	c->room[CACHE_NEGATIVE] = (c->room[CACHE_POSITIVE] + 9) / 10;
+	c->room[CACHE_FAILING] = c->room[CACHE_NEGATIVE];
 	for (size_t i = 0; i < CACHE_SHARDS; i++)
 		pthread_mutex_init(&c->shard[i].lock, NULL);
 	return c;
@@ -128,7 +141,14 @@ cache_add(struct cache_shard *sh, const char *key)
 static enum cache_kind
 cache_kind(const struct cache_entry *e)
 {
-	return e->destination == -1 ? CACHE_NEGATIVE : CACHE_POSITIVE;
+	switch (e->destination) {
+	case CACHE_UNKNOWN:
+		return CACHE_NEGATIVE;
+	case CACHE_FAILED:
+		return CACHE_FAILING;
+	default:
+		return CACHE_POSITIVE;
+	}
 }
 
 static void
@@ -181,13 +201,13 @@ cache_lookup(struct cache *c, const char *key, uint64_t now,
 
 	pthread_mutex_lock(&sh->lock);
 	e = cache_find(sh, key);
-	if (e != NULL && e->expires > now) {
-		answer_out->result =
-		    e->destination == -1 ? STORE_UNKNOWN : STORE_FOUND;
-		answer_out->destination = e->destination;
-		answer_out->stale = false;
-		DL_DELETE(sh->lru[cache_kind(e)], e);
-		DL_APPEND(sh->lru[cache_kind(e)], e);
+	if (e != NULL && cache_fresh(c, e, now, answer_out)) {
+		if (e->expires != 0) {
+			DL_DELETE(sh->lru[cache_kind(e)], e);
+			DL_APPEND(sh->lru[cache_kind(e)], e);
+		}
+		if (answer_out->stale)
+			sh->count.stale++;
 		sh->count.hits++;
 		state = CACHE_HIT;
 		goto out;
@@ -209,19 +229,61 @@ out:
 	return state;
 }
 
-/* Takes a good answer over into the entry. */
+/* What serves without asking the store: an answer that is young enough, or,
+ * for a moment after the store failed, what it was worth then. */
+static bool
+cache_fresh(const struct cache *c, const struct cache_entry *e, uint64_t now,
+    struct cache_answer *answer_out)
+{
+	if (e->expires > now) {
+		cache_held(e, false, answer_out);
+		return true;
+	}
+	return e->failed_until > now && cache_stale(c, e, now, answer_out);
+}
+
+static bool
+cache_stale(const struct cache *c, const struct cache_entry *e, uint64_t now,
+    struct cache_answer *answer_out)
+{
+	if (e->expires == 0 || e->forgotten || e->destination == CACHE_FAILED ||
+	    e->expires + c->limits.stale_ttl <= now)
+		return false;
+	cache_held(e, true, answer_out);
+	return true;
+}
+
+static void
+cache_held(const struct cache_entry *e, bool stale,
+    struct cache_answer *answer_out)
+{
+	static const enum store_result results[] = {
+	    [CACHE_POSITIVE] = STORE_FOUND,
+	    [CACHE_NEGATIVE] = STORE_UNKNOWN,
+	    [CACHE_FAILING] = STORE_FAILED,
+	};
+
+	answer_out->result = results[cache_kind(e)];
+	answer_out->destination = e->destination;
+	answer_out->stale = stale;
+}
+
+/* Takes an answer over into the entry. */
 static void
 cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
     enum store_result result, int destination)
 {
 	uint64_t ttl = result == STORE_FOUND ? c->limits.positive_ttl
-					     : c->limits.negative_ttl;
+	    : result == STORE_UNKNOWN	     ? c->limits.negative_ttl
+					     : CACHE_TRANSIENT_MS;
 
 	cache_unlink(e);
 	if (e->forgotten || ttl == 0 || c->limits.max_entries == 0)
 		return;
-	e->destination = result == STORE_FOUND ? destination : -1;
-	e->expires = now + ttl;
+	e->destination = result == STORE_FOUND ? destination
+	    : result == STORE_UNKNOWN	       ? CACHE_UNKNOWN
+					       : CACHE_FAILED;
+	e->expires = e->outdated ? now : now + ttl;
 	cache_link(c, e);
 }
 
@@ -237,21 +299,20 @@ cache_fill(struct cache *c, const char *key, uint64_t now,
 	pthread_mutex_lock(&sh->lock);
 	e = cache_find(sh, key);
 	if (e != NULL && e->fetching) {
-		if (result != STORE_FAILED) {
-			cache_keep(c, e, now, result, destination);
-		} else if (e->expires != 0 && !e->forgotten &&
-		    e->expires + c->limits.stale_ttl > now) {
-			answer.result =
-			    e->destination == -1 ? STORE_UNKNOWN : STORE_FOUND;
-			answer.destination = e->destination;
-			answer.stale = true;
+		if (result == STORE_FAILED)
+			sh->count.failed++;
+		if (result == STORE_FAILED && cache_stale(c, e, now, &answer)) {
 			sh->count.stale++;
+			e->failed_until = now + CACHE_TRANSIENT_MS;
+		} else {
+			e->failed_until = 0;
+			cache_keep(c, e, now, result, destination);
 		}
 		waiters = e->waiters;
 		e->waiters = NULL;
 		DL_FOREACH (waiters, w)
 			w->entry = NULL;
-		e->fetching = e->forgotten = false;
+		e->fetching = e->forgotten = e->outdated = false;
 		if (e->expires == 0)
 			cache_drop(e);
 	}
@@ -307,6 +368,25 @@ cache_forget(struct cache *c, const char *key)
 	}
 }
 
+/* What is being fetched may have been read before the change. */
+void
+cache_expire(struct cache *c, uint64_t now)
+{
+	for (size_t i = 0; i < CACHE_SHARDS; i++) {
+		struct cache_shard *sh = &c->shard[i];
+		struct cache_entry *e, *tmp;
+
+		pthread_mutex_lock(&sh->lock);
+		HASH_ITER (hh, sh->table, e, tmp) {
+			if (e->expires > now)
+				e->expires = now;
+			if (e->fetching)
+				e->outdated = true;
+		}
+		pthread_mutex_unlock(&sh->lock);
+	}
+}
+
 void
 cache_count(struct cache *c, struct cache_counters *out)
 {
@@ -320,6 +400,7 @@ cache_count(struct cache *c, struct cache_counters *out)
 		out->waits += sh->count.waits;
 		out->stale += sh->count.stale;
 		out->evicted += sh->count.evicted;
+		out->failed += sh->count.failed;
 		out->entries += HASH_COUNT(sh->table);
 		pthread_mutex_unlock(&sh->lock);
 	}

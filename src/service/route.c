@@ -7,6 +7,7 @@
 
 #include "service/route.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,12 +29,14 @@ struct router {
 	int default_destination;
 };
 
-/* One question to the store. */
+/* One question to the store, or a change in it (then it has changed). */
 struct route_fetch {
 	struct route_fetch *next, *prev;
 	struct router *router;
-	struct store_lookup *lookup;
+	struct store_call *call;
 	struct event *timeout;
+	route_changed *changed;
+	void *arg;
 	char key[];
 };
 
@@ -49,11 +52,17 @@ struct route_lookup {
 	char key[];
 };
 
+static struct route_fetch *route_fetch_new(struct router *r, const char *key);
 static void route_fetch_start(struct router *r, const char *key);
 static void route_fetch_done(void *arg, enum store_result result,
-    const char *destination);
+    const char *text);
 static void route_fetch_timeout_cb(evutil_socket_t fd, short what, void *arg);
 static void route_fetch_free(struct route_fetch *f);
+static const char *route_unwritable(const struct router *r, const char *key,
+    const char *destination);
+static void route_change_done(void *arg, enum store_result result,
+    const char *text);
+static void route_changed_cb(void *arg, const char *key, bool missed);
 static void route_local_done(void *arg, enum store_result result,
     const char *destination);
 static int route_destination(struct router *r, const char *key,
@@ -70,20 +79,26 @@ router_new(const struct router_spec *spec, struct err *err)
 {
 	struct router *r = calloc(1, sizeof(*r));
 	const char *def = spec->cfg->routing.default_destination;
+	const struct store_spec store = {
+	    .cfg = spec->cfg,
+	    .table = spec->table,
+	    .base = spec->base,
+	    .resolver = spec->resolver,
+	    .n_workers = spec->n_workers,
+	};
 
 	if (r == NULL) {
 		err_set(err, "out of memory");
 		return NULL;
 	}
 	r->spec = *spec;
-	r->kind = store_kind_find(spec->cfg->mapping.source);
+	r->kind = store_kind_find(&spec->cfg->mapping);
 	r->default_destination =
 	    config_destination_find(spec->cfg, def, strlen(def));
 	if (r->kind == NULL)
 		err_set(err, "this mapping source is not built in");
 	else
-		r->store =
-		    r->kind->open(spec->cfg, spec->table, spec->base, err);
+		r->store = r->kind->open(&store, err);
 	if (r->store == NULL)
 		router_free(&r);
 	return r;
@@ -98,21 +113,59 @@ router_free(struct router **rp)
 	if (r == NULL)
 		return;
 	*rp = NULL;
-	DL_FOREACH_SAFE (r->fetches, f, tmp) {
-		if (r->kind != NULL && f->lookup != NULL)
-			r->kind->cancel(f->lookup);
-		cache_fill(r->spec.cache, f->key, clock_ms(), STORE_FAILED, -1);
-		route_fetch_free(f);
-	}
 	if (r->kind != NULL && r->store != NULL)
 		r->kind->close(r->store);
+	DL_FOREACH_SAFE (r->fetches, f, tmp) {
+		if (f->changed == NULL)
+			cache_fill(r->spec.cache, f->key, clock_ms(),
+			    STORE_FAILED, -1);
+		route_fetch_free(f);
+	}
 	free(r);
+}
+
+void
+router_watch(struct router *r)
+{
+	if (r->kind->watch != NULL)
+		r->kind->watch(r->store, route_changed_cb, r);
+}
+
+/* Messages may be lost with their connection: all answers are asked for again
+ * then, but are kept for the case that the store goes away altogether. */
+static void
+route_changed_cb(void *arg, const char *key, bool missed)
+{
+	struct router *r = arg;
+	struct log_line line;
+	char lower[IDENTIFIER_MAX + 1];
+	size_t i;
+
+	log_begin(&line, LOG_DEBUG, "the store says that a route has changed");
+	log_cstr(&line, "identifier", key != NULL ? key : "*");
+	log_end(&line);
+	if (missed) {
+		cache_expire(r->spec.cache, clock_ms());
+		return;
+	}
+	if (key == NULL || *key == '\0' || strlen(key) > IDENTIFIER_MAX ||
+	    r->spec.cfg->mapping.normalize != NORMALIZE_LOWERCASE) {
+		cache_forget(r->spec.cache,
+		    key == NULL || *key == '\0' ? NULL : key);
+		return;
+	}
+	for (i = 0; key[i] != '\0'; i++)
+		lower[i] = key[i] >= 'A' && key[i] <= 'Z'
+		    ? (char)(key[i] - 'A' + 'a')
+		    : key[i];
+	lower[i] = '\0';
+	cache_forget(r->spec.cache, lower);
 }
 
 struct route_lookup *
 route_lookup(struct router *r, const char *key, route_done *done, void *arg)
 {
-	struct route_answer failed = {ROUTE_FAILED, -1, false};
+	struct route_answer failed = {ROUTE_FAILED, -1, false, NULL};
 	struct route_lookup *l = calloc(1, sizeof(*l) + strlen(key) + 1);
 
 	if (l == NULL) {
@@ -153,9 +206,15 @@ static bool
 route_step(struct route_lookup *l)
 {
 	struct router *r = l->router;
+	const struct store_request rq = {
+	    .verb = STORE_GET,
+	    .key = l->step,
+	    .done = route_local_done,
+	    .arg = l,
+	};
 
 	if (r->kind->local) {
-		r->kind->lookup(r->store, l->step, route_local_done, l);
+		r->kind->call(r->store, &rq);
 		return route_answered(l);
 	}
 	switch (cache_lookup(r->spec.cache, l->step, clock_ms(), &l->waiter,
@@ -175,7 +234,7 @@ route_step(struct route_lookup *l)
 }
 
 static void
-route_local_done(void *arg, enum store_result result, const char *destination)
+route_local_done(void *arg, enum store_result result, const char *text)
 {
 	struct route_lookup *l = arg;
 
@@ -183,7 +242,7 @@ route_local_done(void *arg, enum store_result result, const char *destination)
 	l->answer.stale = false;
 	if (result == STORE_FOUND)
 		l->answer.destination =
-		    route_destination(l->router, l->step, destination);
+		    route_destination(l->router, l->step, text);
 }
 
 /* l->answer is there: ends the lookup, or goes on with the domain. True: the
@@ -216,8 +275,10 @@ route_answered(struct route_lookup *l)
 static void
 route_finish(struct route_lookup *l, enum route_status status)
 {
-	struct route_answer answer = {status, -1, l->answer.stale};
+	struct route_answer answer = {status, -1, l->answer.stale, NULL};
 
+	if (status != ROUTE_DEFAULT)
+		answer.key = l->step;
 	if (status == ROUTE_FOUND)
 		answer.destination = l->answer.destination;
 	else if (status == ROUTE_DEFAULT)
@@ -266,53 +327,74 @@ route_destination(struct router *r, const char *key, const char *name)
 	return r->default_destination;
 }
 
+/* Linked, with its timeout running; NULL: no memory. */
+static struct route_fetch *
+route_fetch_new(struct router *r, const char *key)
+{
+	struct route_fetch *f = calloc(1, sizeof(*f) + strlen(key) + 1);
+	struct timeval tv = clock_timeval(r->spec.cfg->mapping.lookup_timeout);
+
+	if (f == NULL)
+		return NULL;
+	strcpy(f->key, key);
+	f->router = r;
+	DL_APPEND(r->fetches, f);
+	f->timeout = evtimer_new(r->spec.base, route_fetch_timeout_cb, f);
+	if (f->timeout != NULL && evtimer_add(f->timeout, &tv) == 0)
+		return f;
+	route_fetch_free(f);
+	return NULL;
+}
+
 static void
 route_fetch_start(struct router *r, const char *key)
 {
-	struct route_fetch *f = calloc(1, sizeof(*f) + strlen(key) + 1);
-	uint64_t ms = r->spec.cfg->mapping.lookup_timeout;
-	struct timeval tv = clock_timeval(ms);
-	struct store_lookup *lookup;
+	struct route_fetch *f = route_fetch_new(r, key);
+	const struct store_request rq = {
+	    .verb = STORE_GET,
+	    .key = key,
+	    .done = route_fetch_done,
+	    .arg = f,
+	};
+	struct store_call *call;
 
 	if (f == NULL) {
 		cache_fill(r->spec.cache, key, clock_ms(), STORE_FAILED, -1);
 		return;
 	}
-	strcpy(f->key, key);
-	f->router = r;
-	DL_APPEND(r->fetches, f);
-	f->timeout = evtimer_new(r->spec.base, route_fetch_timeout_cb, f);
-	if (f->timeout == NULL || evtimer_add(f->timeout, &tv) == -1) {
-		route_fetch_done(f, STORE_FAILED, NULL);
-		return;
-	}
-	lookup = r->kind->lookup(r->store, key, route_fetch_done, f);
-	if (lookup != NULL)
-		f->lookup = lookup;
+	call = r->kind->call(r->store, &rq);
+	if (call != NULL)
+		f->call = call;
 }
 
 static void
 route_fetch_timeout_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct route_fetch *f = arg;
-	struct log_line line;
 
-	log_begin(&line, LOG_ERR, "the store did not answer in time");
-	log_cstr(&line, "identifier", f->key);
-	log_end(&line);
-	if (f->lookup != NULL)
-		f->router->kind->cancel(f->lookup);
-	route_fetch_done(f, STORE_FAILED, NULL);
+	if (f->call != NULL)
+		f->router->kind->cancel(f->call);
+	if (f->changed != NULL)
+		route_change_done(f, STORE_FAILED, "no answer in time");
+	else
+		route_fetch_done(f, STORE_FAILED, "no answer in time");
 }
 
 static void
-route_fetch_done(void *arg, enum store_result result, const char *destination)
+route_fetch_done(void *arg, enum store_result result, const char *text)
 {
 	struct route_fetch *f = arg;
+	struct log_line line;
 	int i = -1;
 
 	if (result == STORE_FOUND)
-		i = route_destination(f->router, f->key, destination);
+		i = route_destination(f->router, f->key, text);
+	if (result == STORE_FAILED) {
+		log_begin(&line, LOG_ERR, "the store cannot say");
+		log_cstr(&line, "identifier", f->key);
+		log_cstr(&line, "reason", text);
+		log_end(&line);
+	}
 	cache_fill(f->router->spec.cache, f->key, clock_ms(), result, i);
 	route_fetch_free(f);
 }
@@ -324,4 +406,72 @@ route_fetch_free(struct route_fetch *f)
 	if (f->timeout != NULL)
 		event_free(f->timeout);
 	free(f);
+}
+
+/* Why it may not be written; NULL: it may. What is written is what a lookup
+ * would ask for. */
+static const char *
+route_unwritable(const struct router *r, const char *key,
+    const char *destination)
+{
+	const struct identifier_rules rules = {
+	    .default_domain = "",
+	    .lowercase = r->spec.cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+	};
+	char made[IDENTIFIER_MAX + 1];
+
+	if (identifier_make(&rules, key, strlen(key), made) != IDENTIFIER_OK)
+		return "this is no identifier";
+	if (strcmp(made, key) != 0)
+		return "mapping.normalize makes it lower case";
+	if (destination != NULL &&
+	    config_destination_find(r->spec.cfg, destination,
+		strlen(destination)) == -1)
+		return "no such destination is declared";
+	return NULL;
+}
+
+struct route_change *
+route_change(struct router *r, const char *key, const char *destination,
+    route_changed *done, void *arg)
+{
+	const char *reason = route_unwritable(r, key, destination);
+	struct route_fetch *f = NULL;
+	struct store_request rq = {
+	    .verb = destination != NULL ? STORE_SET : STORE_DELETE,
+	    .key = key,
+	    .destination = destination,
+	    .done = route_change_done,
+	};
+	struct store_call *call;
+
+	if (reason == NULL)
+		f = route_fetch_new(r, key);
+	if (f == NULL) {
+		done(arg, reason != NULL ? reason : "out of memory");
+		return NULL;
+	}
+	f->changed = done;
+	f->arg = arg;
+	rq.arg = f;
+	call = r->kind->call(r->store, &rq);
+	if (call != NULL)
+		f->call = call;
+	return call != NULL ? (struct route_change *)(void *)f : NULL;
+}
+
+static void
+route_change_done(void *arg, enum store_result result, const char *text)
+{
+	struct route_fetch *f = arg;
+	route_changed *changed = f->changed;
+	void *changed_arg = f->arg;
+	char reason[256] = "";
+
+	/* Even if it failed: it may have arrived all the same. */
+	cache_forget(f->router->spec.cache, f->key);
+	if (result == STORE_FAILED)
+		snprintf(reason, sizeof(reason), "%s", text);
+	route_fetch_free(f);
+	changed(changed_arg, result == STORE_FAILED ? reason : NULL);
 }

@@ -16,6 +16,8 @@
 #include "service/tls_server.h"
 
 static bool runtime_load(struct runtime *rt, struct config_problems *problems);
+static void runtime_check_store(const struct config *cfg,
+    struct config_problems *problems);
 static bool runtime_texts(struct runtime *rt);
 static bool runtime_destinations(struct runtime *rt, const struct runtime *old);
 static struct destination *runtime_destination(struct runtime *rt, size_t i,
@@ -77,15 +79,35 @@ runtime_load(struct runtime *rt, struct config_problems *problems)
 		return false;
 	for (size_t i = 0; i < cfg->n_destination; i++)
 		rt->trust[i] = tls_trust_load(cfg, i, problems);
-	if (store_kind_find(m->source) == NULL)
-		config_problem(cfg, problems, "mapping.source",
-		    "this source is not built in (file)");
+	runtime_check_store(cfg, problems);
 	if (cfg->admin.present)
 		config_warning(cfg, problems, "admin",
 		    "this version has no management listener: ignored");
 	rt->table = store_table_load(cfg, problems);
 	rt->cache = cache_new(&limits);
 	return rt->cache != NULL && rt->table != NULL;
+}
+
+static void
+runtime_check_store(const struct config *cfg, struct config_problems *problems)
+{
+	static const char *const paths[] = {
+	    [SOURCE_FILE] = "mapping.file.path",
+	    [SOURCE_REDIS] = "mapping.redis.url",
+	    [SOURCE_SQL] = "mapping.sql.url",
+	    [SOURCE_HTTP] = "mapping.http.url",
+	};
+	const struct config_mapping *m = &cfg->mapping;
+	const struct store_kind *kind = store_kind_find(m);
+	struct err err = {""};
+
+	if (kind == NULL)
+		config_problem(cfg, problems,
+		    m->source == SOURCE_SQL ? paths[m->source]
+					    : "mapping.source",
+		    "this source is not built in (%s)", store_kinds_built());
+	else if (kind->check != NULL && kind->check(cfg, &err) == -1)
+		config_problem(cfg, problems, paths[m->source], "%s", err.text);
 }
 
 static bool
@@ -178,7 +200,14 @@ runtime_slice_new(struct runtime *rt, const struct runtime_worker *worker,
 	struct runtime_slice *s = calloc(1, sizeof(*s));
 	size_t n = rt->cfg->n_destination;
 	struct router_spec router = {
-	    rt->cfg, rt->table, rt->cache, worker->base, worker->mailbox};
+	    .cfg = rt->cfg,
+	    .table = rt->table,
+	    .cache = rt->cache,
+	    .base = worker->base,
+	    .mailbox = worker->mailbox,
+	    .resolver = worker->resolver,
+	    .n_workers = rt->n_slices,
+	};
 
 	if (s == NULL)
 		return NULL;
@@ -228,6 +257,14 @@ runtime_discard(struct runtime **rtp)
 		if (rt->slice[i] != NULL)
 			runtime_slice_free(rt->slice[i]);
 	runtime_free(rt);
+}
+
+void
+runtime_slice_begin(struct runtime_slice *slice)
+{
+	/* The workers share the cache: one of them hears for all. */
+	if (slice == slice->rt->slice[0])
+		router_watch(slice->router);
 }
 
 struct runtime_slice *

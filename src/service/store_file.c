@@ -51,12 +51,12 @@ struct store_load {
 	bool out_of_memory;
 };
 
-static struct store *store_file_open(const struct config *cfg,
-    const struct store_table *table, struct event_base *base, struct err *err);
+static struct store *store_file_open(const struct store_spec *spec,
+    struct err *err);
 static void store_file_close(struct store *st);
-static struct store_lookup *store_file_lookup(struct store *st, const char *key,
-    store_done *done, void *arg);
-static void store_file_cancel(struct store_lookup *lookup);
+static struct store_call *store_file_call(struct store *st,
+    const struct store_request *rq);
+static void store_file_cancel(struct store_call *call);
 static char *store_file_read(const char *path, size_t *len_out,
     struct err *err);
 static size_t store_file_lines(const char *text, size_t len);
@@ -71,13 +71,12 @@ const struct store_kind store_file = {
     .local = true,
     .open = store_file_open,
     .close = store_file_close,
-    .lookup = store_file_lookup,
+    .call = store_file_call,
     .cancel = store_file_cancel,
 };
 
 static struct store *
-store_file_open(const struct config *cfg, const struct store_table *table,
-    struct event_base *base UNUSED, struct err *err)
+store_file_open(const struct store_spec *spec, struct err *err)
 {
 	struct store *st = calloc(1, sizeof(*st));
 
@@ -85,8 +84,8 @@ store_file_open(const struct config *cfg, const struct store_table *table,
 		err_set(err, "out of memory");
 		return NULL;
 	}
-	st->cfg = cfg;
-	st->table = table;
+	st->cfg = spec->cfg;
+	st->table = spec->table;
 	return st;
 }
 
@@ -96,21 +95,31 @@ store_file_close(struct store *st)
 	free(st);
 }
 
-static struct store_lookup *
-store_file_lookup(struct store *st, const char *key, store_done *done,
-    void *arg)
+static struct store_call *
+store_file_call(struct store *st, const struct store_request *rq)
 {
-	int i = store_table_find(st->table, key);
+	struct err err;
+	int i;
 
+	if (rq->verb != STORE_GET) {
+		if (store_file_write(st->cfg->mapping.file_path, rq->key,
+			rq->verb == STORE_SET ? rq->destination : NULL,
+			st->cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+			&err) == -1)
+			return store_fail(rq, err.text);
+		rq->done(rq->arg, STORE_FOUND, "");
+		return NULL;
+	}
+	i = store_table_find(st->table, rq->key);
 	if (i == -1)
-		done(arg, STORE_UNKNOWN, NULL);
+		rq->done(rq->arg, STORE_UNKNOWN, NULL);
 	else
-		done(arg, STORE_FOUND, st->cfg->destination[i].name);
+		rq->done(rq->arg, STORE_FOUND, st->cfg->destination[i].name);
 	return NULL;
 }
 
 static void
-store_file_cancel(struct store_lookup *lookup UNUSED)
+store_file_cancel(struct store_call *call UNUSED)
 {
 }
 

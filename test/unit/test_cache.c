@@ -123,14 +123,74 @@ START_TEST(a_failing_store_gets_a_stale_answer_and_not_forever)
 }
 END_TEST
 
-START_TEST(a_failure_is_not_remembered)
+START_TEST(a_failure_is_remembered_for_a_second)
 {
 	struct asker a;
 
 	learn("alice", 10, STORE_FAILED, -1);
-	ck_assert_int_eq(ask(&a, "alice", 10), CACHE_FETCH);
-	cache_fill(cache, "alice", 10, STORE_FOUND, 1);
+	ck_assert_int_eq(ask(&a, "alice", 1009), CACHE_HIT);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+	ck_assert_int_eq(ask(&a, "alice", 1010), CACHE_FETCH);
+	cache_fill(cache, "alice", 1010, STORE_FOUND, 1);
 	ck_assert_int_eq(a.got.destination, 1);
+	/* It cannot be stale: there was no answer. */
+	learn("bob", 10, STORE_FAILED, -1);
+	ck_assert_int_eq(ask(&a, "bob", 2000), CACHE_FETCH);
+	cache_fill(cache, "bob", 2000, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+}
+END_TEST
+
+START_TEST(a_stale_answer_serves_for_a_second_unasked)
+{
+	struct asker a;
+
+	learn("alice", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
+	cache_fill(cache, "alice", 10 + TTL, STORE_FAILED, -1);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 999), CACHE_HIT);
+	ck_assert_int_eq(a.got.result, STORE_FOUND);
+	ck_assert_int_eq(a.got.destination, 3);
+	ck_assert(a.got.stale);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 1000), CACHE_FETCH);
+	cache_fill(cache, "alice", 10 + TTL + 1000, STORE_FOUND, 4);
+	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 1001), CACHE_HIT);
+	ck_assert(!a.got.stale);
+}
+END_TEST
+
+START_TEST(expired_answers_serve_stale_only)
+{
+	struct asker a, b;
+
+	learn("alice", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
+	cache_expire(cache, 11);
+	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
+	cache_fill(cache, "alice", 11, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.destination, 3);
+	ck_assert(a.got.stale);
+	/* What was being read is not fresh either. */
+	cache_fill(cache, "bob", 12, STORE_FOUND, 5);
+	ck_assert_int_eq(b.got.destination, 5);
+	ck_assert_int_eq(ask(&b, "bob", 13), CACHE_FETCH);
+	cache_fill(cache, "bob", 13, STORE_FOUND, 6);
+	ck_assert_int_eq(ask(&b, "bob", 14), CACHE_HIT);
+}
+END_TEST
+
+START_TEST(failures_do_not_fill_the_table)
+{
+	struct cache_counters count;
+	char key[32];
+
+	for (int i = 0; i < 100000; i++) {
+		snprintf(key, sizeof(key), "invented-%d", i);
+		learn(key, 10, STORE_FAILED, -1);
+	}
+	cache_count(cache, &count);
+	ck_assert_uint_le(count.entries, 330);
+	ck_assert_uint_eq(count.failed, 100000);
 }
 END_TEST
 
@@ -265,7 +325,10 @@ main(void)
 	tcase_add_test(tc, unknown_has_its_own_ttl);
 	tcase_add_test(tc, one_fetch_serves_all_who_wait);
 	tcase_add_test(tc, a_failing_store_gets_a_stale_answer_and_not_forever);
-	tcase_add_test(tc, a_failure_is_not_remembered);
+	tcase_add_test(tc, a_failure_is_remembered_for_a_second);
+	tcase_add_test(tc, a_stale_answer_serves_for_a_second_unasked);
+	tcase_add_test(tc, expired_answers_serve_stale_only);
+	tcase_add_test(tc, failures_do_not_fill_the_table);
 	tcase_add_test(tc, the_whole_key_counts);
 	tcase_add_test(tc, invented_names_do_not_push_real_ones_out);
 	tcase_add_test(tc, the_least_recently_used_goes_first);

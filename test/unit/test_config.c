@@ -688,15 +688,15 @@ static const struct problem_case problem_cases[] = {
 	"t:4:47: mapping.cache_max_entries: \"0\" is out of range (an "
 	"integer from 1 to 100000000)"},
     {"redis_url_missing", BASE "mapping: {source: redis, redis: {}}\n",
-	"t:4:33: mapping.redis.url: missing (a URL that begins with redis://)"},
+	"t:4:33: mapping.redis.url: missing (a URL that begins with redis://, rediss:// or unix://)"},
     {"redis_url",
 	BASE
 	"mapping: {source: redis, redis: {url: \"http://:sesame@a.test\"}}\n",
 	"t:4:39: mapping.redis.url: the value is not such a URL (a URL that "
-	"begins with redis://)"},
+	"begins with redis://, rediss:// or unix://)"},
     {"redis_url_empty", BASE "mapping: {source: redis, redis: {url: \"\"}}\n",
 	"t:4:39: mapping.redis.url: the value is empty (a URL that begins "
-	"with redis://)"},
+	"with redis://, rediss:// or unix://)"},
     {"redis_pool",
 	BASE "mapping: {source: redis, redis: {url: \"redis://a.test\", "
 	     "pool_size: 0}}\n",
