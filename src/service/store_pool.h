@@ -57,8 +57,7 @@ struct store_conn_kind {
 /* st: for the kind, from store_conn_store(). connect_ms: a connection that is
  * not ready by then is given up. */
 struct store_pool *store_pool_new(const struct store_conn_kind *kind,
-    struct store *st, struct event_base *base, size_t max,
-    uint64_t connect_ms);
+    struct store *st, struct event_base *base, size_t max, uint64_t connect_ms);
 /* Requests under way are not answered. */
 void store_pool_free(struct store_pool **pool);
 

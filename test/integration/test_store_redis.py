@@ -1,0 +1,361 @@
+"""Routes in Redis: a real server, and what it does to logins when it is slow,
+gone, restarted or talks rubbish."""
+
+import socket
+import threading
+import time
+import unittest
+
+from harness.case import certs, need
+from harness.ports import free_port
+from harness.proc import wait_until
+from harness.redis import Redis
+from harness.stores import StoreCase
+
+
+@need("redis-server")
+class RedisCase(StoreCase):
+    def redis(self, **keys):
+        return self.keep(Redis(**keys)).start()
+
+    def serve(self, redis, section=None, **mapping):
+        section = dict({"url": f"redis://127.0.0.1:{redis.port}/0"},
+                       **(section or {}))
+        return self.daemon("redis", section, **mapping)
+
+
+class Answers(RedisCase):
+    def test_identifier_domain_default(self):
+        """Lookups: the identifier, then "@domain", then default_destination
+        (CONFIG); GET key_prefix + identifier"""
+        r = self.redis()
+        r.route("alice@example.com", "new")
+        r.route("@moved.example", "new")
+        r.route("stayed@moved.example", "legacy")
+        d = self.serve(r)
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+
+    def test_key_is_every_octet(self):
+        """Same bytes in, same key out: no pattern, no quoting, no prefix of
+        another key"""
+        r = self.redis()
+        names = ["a*b", "a?b", "[ab]", "a'b", "a\\b", "a%u", "${HOME}",
+                 "j\xfcrgen@example.com", "x" * 400]
+        for name in names:
+            r.ask("SET", b"route:" + name.encode("latin-1"), "new")
+        d = self.serve(r)
+        for name in names:
+            self.assertRoute(d, name, "new")
+        for name in ("aXb", "ab", "a", "a%", "x" * 399):
+            self.assertRoute(d, name, "legacy")
+
+    def test_prefix_database_password(self):
+        """redis://:PASSWORD@HOST:PORT/DATABASE, key_prefix (CONFIG)"""
+        r = self.redis(password="p@ss:w/rd")
+        r.route("alice", "new", prefix="mail/", database=2)
+        url = f"redis://:p%40ss%3Aw%2Frd@127.0.0.1:{r.port}/2"
+        d = self.serve(r, {"url": url, "key_prefix": "mail/"})
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(d, "bob", "legacy")
+        self.assertNotIn("p@ss", d.output())
+        self.assertNotIn("p%40ss", d.output())
+
+    def test_acl_user(self):
+        """password, ACL user, database"""
+        r = self.redis(lines=["user reader on >sesame ~route:* +get +select",
+                              "user default on nopass ~* &* +@all"])
+        r.route("alice", "new")
+        url = f"redis://reader:sesame@localhost:{r.port}"
+        self.assertRoute(self.serve(r, {"url": url}), "alice", "new")
+        bad = self.serve(r, {"url": url.replace("sesame", "wrong")})
+        self.assertNoRoute(bad, "alice")
+        bad.wait_log("WRONGPASS")
+        self.assertNotIn("sesame", bad.output())
+
+    def test_unix_socket(self):
+        """redis://, rediss://, unix sockets"""
+        r = self.redis()
+        r.route("alice", "new", database=1)
+        d = self.serve(r, {"url": f"unix://{r.socket}?db=1"})
+        self.assertRoute(d, "alice", "new")
+
+    def test_tls(self):
+        """rediss:// verifies the server's certificate and name"""
+        for cert, host, ca, good in (
+                ("good", "localhost", certs().ca, True),
+                ("good", "127.0.0.1", certs().ca, True),
+                ("wrong", "localhost", certs().ca, False),
+                ("expired", "localhost", certs().ca, False),
+                ("good", "localhost", None, False)):
+            with self.subTest(cert=cert, host=host, ca=ca):
+                r = self.redis(tls=cert)
+                r.route("alice", "new")
+                section = {"url": f"rediss://{host}:{r.tls_port}/0"}
+                if ca:
+                    section["tls_ca_file"] = ca
+                d = self.serve(r, section)
+                if good:
+                    self.assertRoute(d, "alice", "new")
+                else:
+                    self.assertNoRoute(d, "alice")
+                    d.wait_log("TLS handshake failed")
+
+    def test_undeclared_destination(self):
+        """A destination that is not declared: logged, default used"""
+        r = self.redis()
+        r.route("alice", "nowhere")
+        d = self.serve(r)
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_record(lambda x: x.get("destination") == "nowhere" and
+                      x.get("identifier") == "alice", "the name")
+
+    def test_wrong_type(self):
+        """garbage: the store could not say, and on_store_error rules"""
+        r = self.redis()
+        r.ask("LPUSH", "route:alice", "new")
+        self.assertNoRoute(self.serve(r), "alice")
+        self.assertRoute(self.serve(r, on_store_error="default"), "alice",
+                         "legacy")
+
+
+class Faults(RedisCase):
+    def test_cached_answers_need_no_store(self):
+        """a cache that survives outages: fresh, then stale, then [SYS/TEMP]
+        or the default"""
+        r = self.redis()
+        r.route("alice", "new")
+        d = self.serve(r, positive_ttl="300ms", negative_ttl="300ms")
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(d, "bob", "legacy")
+        r.kill()
+        wait_until(lambda: "the store" in d.output() or
+                   self.reply(d, "alice") and False, "an expired answer")
+        # Stale now: as before, and the unknown is still unknown.
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(d, "bob", "legacy")
+        # Nothing is known of her.
+        self.assertNoRoute(d, "carol")
+        r.start()
+        r.route("alice", "legacy")
+        r.route("carol", "new")
+        wait_until(lambda: self.reply(d, "carol") == "+OK new",
+                   "the store is asked again")
+        wait_until(lambda: self.reply(d, "alice") == "+OK legacy",
+                   "the fresh answer")
+        d.wait_log("the store answers again")
+
+    def test_stale_has_an_end(self):
+        """stale_ttl: how long past its ttl a cached answer may still serve
+        (CONFIG)"""
+        r = self.redis()
+        r.route("alice", "new")
+        d = self.serve(r, positive_ttl="100ms", stale_ttl="1500ms")
+        self.assertRoute(d, "alice", "new")
+        r.kill()
+        wait_until(lambda: "SYS/TEMP" in self.reply(d, "alice"),
+                   "the end of the stale answer")
+
+    def test_on_store_error_default(self):
+        """on_store_error: tempfail | default (CONFIG)"""
+        r = self.redis()
+        r.kill()
+        d = self.serve(r, on_store_error="default")
+        self.assertRoute(d, "alice", "legacy")
+
+    def test_hanging(self):
+        """each store slow ...: inside lookup_timeout, and the other workers'
+        logins go on"""
+        r = self.redis()
+        r.route("alice", "new")
+        r.route("bob", "new")
+        d = self.serve(r, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        time.sleep(0.1)  # her answer gets old
+        r.freeze()
+        start = time.monotonic()
+        self.assertNoRoute(d, "carol")
+        self.assertGreater(time.monotonic() - start, 0.7)
+        # Whoever comes now does not wait for the timeout: it is known.
+        quick = min(self.timed(d, f"user{i}") for i in range(5))
+        self.assertLess(quick, 0.5)
+        self.assertRoute(d, "alice", "new")
+        r.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+    def timed(self, d, user):
+        start = time.monotonic()
+        self.reply(d, user)
+        return time.monotonic() - start
+
+    def test_restart_between_lookups(self):
+        """restarting: the connection that died of it is not the login's
+        trouble"""
+        r = self.redis()
+        for i in range(20):
+            r.route(f"user{i}", "new")
+        d = self.serve(r)
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "new")
+        r.kill()
+        r.start()
+        for i in range(10, 20):
+            self.assertRoute(d, f"user{i}", "new")
+
+    def test_idle_connections_may_be_closed(self):
+        r = self.redis(lines=["timeout 1"])
+        r.route("alice", "new")
+        d = self.serve(r, {"channel": "mailferry"}, positive_ttl="0s")
+        self.assertRoute(d, "alice", "new")
+        wait_until(lambda: b"age=" not in r.ask("CLIENT", "LIST", "TYPE",
+                                                "normal").split(b"\n", 1)[-1],
+                   "redis has closed the idle ones")
+        self.assertRoute(d, "alice", "new")
+
+    def rubbish(self, talk):
+        """A server that is none. talk(socket): once for each connection."""
+        listener = socket.create_server(("127.0.0.1", free_port()))
+        self.addCleanup(listener.close)
+
+        def serve():
+            while True:
+                try:
+                    s, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=run, args=(s,), daemon=True).start()
+
+        def run(s):
+            try:
+                talk(s)
+            except OSError:
+                pass
+            s.close()
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+    def test_garbage(self):
+        """answering garbage"""
+        def answers(*chunks):
+            def talk(s):
+                s.recv(4096)
+                for chunk in chunks:
+                    s.sendall(chunk)
+                s.recv(4096)
+                s.recv(4096)
+            return talk
+
+        def flood(s):
+            s.sendall(b"$1000000000\r\n")
+            while True:
+                s.sendall(b"x" * 65536)
+        for talk in (answers(b"220 smtp.example.com ESMTP\r\n"),
+                     answers(b"+OK\r\n*1000000000\r\n"),
+                     answers(b"+OK\r\n", b"*-7\r\n$-9\r\n"),
+                     answers(b"+OK\r\n", b":1\r\n:2\r\n:3\r\n"),
+                     answers(b"\0" * 1000), answers(b"-ERR no\r\n"),
+                     answers(b"*1\r\n" * 64), flood, lambda s: None):
+            port = self.rubbish(talk)
+            d = self.daemon("redis", {"url": f"redis://127.0.0.1:{port}"})
+            self.assertNoRoute(d, "alice")
+            self.assertNoRoute(d, "bob")
+            d.stop()
+
+    def test_dying_in_mid_answer(self):
+        def talk(s):
+            s.recv(4096)
+            s.sendall(b"+OK\r\n")
+            s.recv(4096)
+            s.sendall(b"$3\r\nne")
+        port = self.rubbish(talk)
+        d = self.daemon("redis", {"url": f"redis://127.0.0.1:{port}"})
+        self.assertNoRoute(d, "alice")
+
+
+class Channel(RedisCase):
+    def test_publish_invalidates_everywhere(self):
+        """a PUBLISH on a channel invalidates that identifier in every
+        mailferry within a second"""
+        r = self.redis()
+        for name in ("alice", "bob", "@moved.example"):
+            r.route(name, "new")
+        channel = {"channel": "mailferry"}
+        daemons = [self.serve(r, channel) for _ in range(2)]
+        for d in daemons:
+            wait_until(lambda: r.ask("PUBSUB", "NUMSUB", "mailferry") and
+                       self.subscribers(r) == len(daemons), "subscriptions")
+            for name in ("alice", "bob", "x@moved.example"):
+                self.assertRoute(d, name, "new")
+            self.assertRoute(d, "carol", "legacy")
+        for name, where in (("alice", "legacy"), ("carol", "new"),
+                            ("@moved.example", "legacy")):
+            r.route(name, where)
+            start = time.monotonic()
+            r.ask("PUBLISH", "mailferry", name)
+            login = name if name[0] != "@" else "x" + name
+            for d in daemons:
+                wait_until(lambda: self.reply(d, login) == f"+OK {where}",
+                           "the new route", timeout=5)
+            self.assertLess(time.monotonic() - start, 1)
+        # Nobody spoke of bob.
+        r.route("bob", "legacy")
+        for d in daemons:
+            self.assertRoute(d, "bob", "new")
+        r.ask("PUBLISH", "mailferry", "")
+        for d in daemons:
+            wait_until(lambda: self.reply(d, "bob") == "+OK legacy",
+                       "an empty payload clears the cache")
+
+    @staticmethod
+    def subscribers(r):
+        with socket.create_connection(("127.0.0.1", r.port), 5) as s:
+            s.sendall(b"PUBSUB NUMSUB mailferry\r\n")
+            data = b""
+            while data.count(b"\n") < 4:
+                data += s.recv(4096)
+        return int(data.rsplit(b":", 1)[1])
+
+    def test_what_was_missed(self):
+        """Messages may be lost with their connection: after a restart all is
+        asked again, and still serves if that fails"""
+        r = self.redis()
+        r.route("alice", "new")
+        d = self.serve(r, {"channel": "mailferry"})
+        self.assertRoute(d, "alice", "new")
+        wait_until(lambda: self.subscribers(r) == 1, "a subscription")
+        r.kill()
+        self.assertRoute(d, "alice", "new")
+        r.start()
+        r.route("alice", "legacy")
+        wait_until(lambda: self.reply(d, "alice") == "+OK legacy",
+                   "a subscription again")
+
+    def test_lower_case(self):
+        """normalize: what is published is taken as a lookup would"""
+        r = self.redis()
+        r.route("alice", "new")
+        d = self.serve(r, {"channel": "c"}, normalize="lowercase")
+        self.assertRoute(d, "Alice", "new")
+        r.route("alice", "legacy")
+        wait_until(lambda: r.ask("PUBLISH", "c", "ALICE") == b":1\r\n",
+                   "somebody hears")
+        wait_until(lambda: self.reply(d, "alice") == "+OK legacy", "news")
+
+    def test_reload(self):
+        """The old runtime's subscription goes with it."""
+        r = self.redis()
+        r.route("alice", "new")
+        d = self.serve(r, {"channel": "mailferry"})
+        wait_until(lambda: self.subscribers(r) == 1, "a subscription")
+        for _ in range(3):
+            mark = d.mark()
+            d.hang_up()
+            d.wait_log("reloaded", mark)
+        wait_until(lambda: self.subscribers(r) == 1, "only the new one")
+        self.assertRoute(d, "alice", "new")
+
+
+if __name__ == "__main__":
+    unittest.main()
