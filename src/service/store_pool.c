@@ -12,10 +12,7 @@
 #include <utlist.h>
 
 #include "platform/clock.h"
-#include "platform/log.h"
-
-#define POOL_BACKOFF_MIN 100 /* ms */
-#define POOL_BACKOFF_MAX 5000
+#include "store_health.h"
 
 struct store_pool {
 	const struct store_conn_kind *kind;
@@ -26,9 +23,7 @@ struct store_pool {
 	struct store_conn *conns;
 	struct store_call *waiting;
 	uint64_t answered; /* when anything was, last */
-	uint64_t backoff; /* the last pause; 0: all is well */
-	uint64_t retry_at; /* no connection is opened before */
-	char reason[160]; /* why there is a pause */
+	struct store_health health; /* paused: no connection is opened */
 	bool feeding;
 	struct store_call *calling; /* being handed in; NULL once it is done */
 };
@@ -38,7 +33,6 @@ static struct store_conn *pool_idle(struct store_pool *pool);
 static bool pool_opening(const struct store_pool *pool);
 static void pool_open(struct store_pool *pool);
 static void pool_fail_waiting(struct store_pool *pool);
-static void pool_trouble(struct store_pool *pool, const char *reason);
 static void pool_close(struct store_conn *c);
 static void pool_done(struct store_call *call, enum store_result result,
     const char *text);
@@ -57,6 +51,7 @@ store_pool_new(const struct store_conn_kind *kind, struct store *st,
 	pool->base = base;
 	pool->max = max;
 	pool->connect_ms = connect_ms;
+	pool->health.name = kind->name;
 	return pool;
 }
 
@@ -90,14 +85,6 @@ store_conn_base(const struct store_conn *c)
 	return c->pool->base;
 }
 
-uint64_t
-store_backoff(uint64_t last)
-{
-	if (last == 0)
-		return POOL_BACKOFF_MIN;
-	return last < POOL_BACKOFF_MAX / 2 ? last * 2 : POOL_BACKOFF_MAX;
-}
-
 struct store_call *
 store_pool_call(struct store_pool *pool, const struct store_request *rq)
 {
@@ -105,8 +92,8 @@ store_pool_call(struct store_pool *pool, const struct store_request *rq)
 	size_t name = rq->verb == STORE_SET ? strlen(rq->destination) + 1 : 0;
 	struct store_call *call, *outer = pool->calling;
 
-	if (pool->n_conns == 0 && clock_ms() < pool->retry_at)
-		return store_fail(rq, pool->reason);
+	if (pool->n_conns == 0 && store_health_is_paused(&pool->health))
+		return store_fail(rq, pool->health.reason);
 	call = calloc(1, sizeof(*call) + key + name);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");
@@ -143,7 +130,7 @@ store_pool_cancel(struct store_call *call)
 	pool_close(c);
 	/* Unless others got answers meanwhile, the whole store hangs. */
 	if (pool->answered < call->asked)
-		pool_trouble(pool, "it does not answer");
+		store_health_failed(&pool->health, "it does not answer");
 	free(call);
 	pool_feed(pool);
 }
@@ -206,12 +193,12 @@ pool_open(struct store_pool *pool)
 	struct store_conn *c;
 	struct err err = {"out of memory"};
 
-	if (pool->n_conns >= pool->max || clock_ms() < pool->retry_at ||
-	    pool_opening(pool))
+	if (pool->n_conns >= pool->max ||
+	    store_health_is_paused(&pool->health) || pool_opening(pool))
 		return;
 	c = calloc(1, pool->kind->size);
 	if (c == NULL) {
-		pool_trouble(pool, err.text);
+		store_health_failed(&pool->health, err.text);
 		return;
 	}
 	c->pool = pool;
@@ -221,7 +208,7 @@ pool_open(struct store_pool *pool)
 	if (c->deadline == NULL || evtimer_add(c->deadline, &tv) == -1 ||
 	    !pool->kind->open(c, &err)) {
 		pool_close(c);
-		pool_trouble(pool, err.text);
+		store_health_failed(&pool->health, err.text);
 	}
 }
 
@@ -245,14 +232,8 @@ store_conn_answer(struct store_conn *c, enum store_result result,
 {
 	struct store_pool *pool = c->pool;
 	struct store_call *call = c->call;
-	struct log_line l;
 
-	if (pool->backoff != 0) {
-		log_begin(&l, LOG_WARNING, "the store answers again");
-		log_cstr(&l, "store", pool->kind->name);
-		log_end(&l);
-	}
-	pool->backoff = pool->retry_at = 0;
+	store_health_well(&pool->health);
 	pool->answered = clock_ms();
 	c->proven = true;
 	c->call = NULL;
@@ -271,7 +252,7 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	c->call = NULL;
 	pool_close(c);
 	if (!proven)
-		pool_trouble(pool, reason);
+		store_health_failed(&pool->health, reason);
 	if (call != NULL && proven && !call->again) {
 		call->again = true;
 		call->conn = NULL;
@@ -282,21 +263,6 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	pool_feed(pool);
 }
 
-/* Nothing is opened for a while. */
-static void
-pool_trouble(struct store_pool *pool, const char *reason)
-{
-	struct log_line l;
-
-	log_begin(&l, LOG_ERR, "the store fails");
-	log_cstr(&l, "store", pool->kind->name);
-	log_cstr(&l, "reason", reason);
-	log_end(&l);
-	pool->backoff = store_backoff(pool->backoff);
-	pool->retry_at = clock_ms() + pool->backoff;
-	log_escape(reason, strlen(reason), pool->reason, sizeof(pool->reason));
-}
-
 static void
 pool_fail_waiting(struct store_pool *pool)
 {
@@ -304,7 +270,7 @@ pool_fail_waiting(struct store_pool *pool)
 
 	while ((call = pool->waiting) != NULL) {
 		DL_DELETE(pool->waiting, call);
-		pool_done(call, STORE_FAILED, pool->reason);
+		pool_done(call, STORE_FAILED, pool->health.reason);
 	}
 }
 

@@ -5,7 +5,7 @@
  * a request finds none free, up to its share; it keeps them; it asks a request
  * again, once, whose connection turns out to have died of age; and while
  * nothing answers it fails requests at once instead of letting each of them
- * wait, and tries again after 0.1 s, then twice as long, up to 5 s. */
+ * wait (store_health.h). */
 
 #ifndef STORE_POOL_H
 #define STORE_POOL_H
@@ -75,9 +75,5 @@ void store_conn_ready(struct store_conn *c);
 void store_conn_answer(struct store_conn *c, enum store_result result,
     const char *text);
 void store_conn_lost(struct store_conn *c, const char *reason);
-
-/* The pauses between attempts at something that fails, in ms: 100, doubled up
- * to 5,000. */
-uint64_t store_backoff(uint64_t last);
 
 #endif

@@ -11,7 +11,6 @@
 
 #include "service/store.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +22,7 @@
 #include "platform/log.h"
 #include "proto/identifier.h"
 #include "redis_conn.h"
-#include "store_pool.h"
+#include "store_health.h"
 
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
 
@@ -50,9 +49,7 @@ struct store {
 	struct redis_server server;
 	struct redis_conn *conn;
 	struct redis_call *calls; /* in order, sent ones first */
-	uint64_t backoff; /* the last pause; 0: all is well */
-	uint64_t retry_at;
-	char reason[160]; /* why there is a pause */
+	struct store_health health;
 	struct redis_call *calling; /* being handed in; NULL once done */
 
 	struct redis_conn *watch; /* NULL: none */
@@ -83,7 +80,6 @@ static void redis_call_get(struct redis_call *call, const redisReply *reply);
 static void redis_store_ready(void *arg);
 static void redis_store_reply(void *arg, const redisReply *reply);
 static void redis_store_lost(void *arg, const char *reason, bool proven);
-static void redis_trouble(struct store *st, const char *reason);
 static void redis_watch_ready(void *arg);
 static void redis_watch_reply(void *arg, const redisReply *reply);
 static void redis_watch_lost(void *arg, const char *reason, bool proven);
@@ -127,6 +123,7 @@ store_redis_open(const struct store_spec *spec, struct err *err)
 	}
 	st->spec = *spec;
 	st->m = &spec->cfg->mapping;
+	st->health.name = store_redis.name;
 	if (redis_server_init(&st->server, spec->cfg, err) == -1) {
 		free(st);
 		return NULL;
@@ -163,8 +160,9 @@ store_redis_call(struct store *st, const struct store_request *rq)
 {
 	struct redis_call *call, *outer = st->calling;
 
-	if (redis_conn_is_stopped(st->conn) && clock_ms() < st->retry_at)
-		return store_fail(rq, st->reason);
+	if (redis_conn_is_stopped(st->conn) &&
+	    store_health_is_paused(&st->health))
+		return store_fail(rq, st->health.reason);
 	call = redis_call_new(st, rq);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");
@@ -281,14 +279,8 @@ redis_store_reply(void *arg, const redisReply *reply)
 {
 	struct store *st = arg;
 	struct redis_call *call = st->calls;
-	struct log_line l;
 
-	if (st->backoff != 0) {
-		log_begin(&l, LOG_WARNING, "the store answers again");
-		log_cstr(&l, "store", store_redis.name);
-		log_end(&l);
-	}
-	st->backoff = st->retry_at = 0;
+	store_health_well(&st->health);
 	if (call == NULL || !call->sent)
 		redis_conn_fail(st->conn, "an answer that nobody asked for");
 	else
@@ -348,7 +340,7 @@ redis_store_lost(void *arg, const char *reason, bool proven)
 	struct redis_call *call, *next, *calls = st->calls;
 
 	if (!proven)
-		redis_trouble(st, reason);
+		store_health_failed(&st->health, reason);
 	/* A done() may bring new ones: they are not on this list. */
 	st->calls = NULL;
 	DL_FOREACH_SAFE (calls, call, next) {
@@ -366,20 +358,6 @@ redis_store_lost(void *arg, const char *reason, bool proven)
 	}
 	if (st->calls != NULL && redis_conn_is_stopped(st->conn))
 		redis_conn_start(st->conn);
-}
-
-static void
-redis_trouble(struct store *st, const char *reason)
-{
-	struct log_line l;
-
-	log_begin(&l, LOG_ERR, "the store fails");
-	log_cstr(&l, "store", store_redis.name);
-	log_cstr(&l, "reason", reason);
-	log_end(&l);
-	st->backoff = store_backoff(st->backoff);
-	st->retry_at = clock_ms() + st->backoff;
-	log_escape(reason, strlen(reason), st->reason, sizeof(st->reason));
 }
 
 /* The channel */

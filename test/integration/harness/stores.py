@@ -24,7 +24,7 @@ class StoreCase(Case):
             b.name = name
             cls.backends[name] = b
 
-    def daemon(self, source, section, **mapping):
+    def daemon(self, source, section, start=True, **mapping):
         """A mailferry whose routes are in a store."""
         over = {"mapping": dict(
             {"source": source, "file": None, source: section,
@@ -34,7 +34,7 @@ class StoreCase(Case):
         return self.mailferry(
             {"pop3": {"tls": "implicit", "max_auth_attempts": 100}},
             {name: b.destination() for name, b in self.backends.items()},
-            None, over)
+            None, over, start=start)
 
     def reply(self, daemon, user, client=None):
         """The reply to a login."""

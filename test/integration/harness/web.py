@@ -1,0 +1,104 @@
+"""A web service that knows routes."""
+
+import http.server
+import socket
+import ssl
+import threading
+import urllib.parse
+
+from .certs import certs
+from .ports import free_port
+
+
+class Web:
+    """routes: {identifier: destination}. answer(handler, identifier): instead
+    of the usual answer; it may return (status, body) or have answered
+    itself (None)."""
+
+    def __init__(self, routes=None, answer=None, tls=None, port=None):
+        self.routes = routes or {}
+        self.answer = answer
+        self.asked = []
+        self.headers = []
+        self.connections = 0
+        self.open = set()
+        self.port = port or free_port()
+        self._tls = tls
+        self.server = None
+
+    def start(self):
+        web = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                web.connections += 1
+                web.open.add(self.request)
+                super().setup()
+
+            def finish(self):
+                web.open.discard(self.request)
+                super().finish()
+
+            def do_GET(self):
+                url = urllib.parse.urlsplit(self.path)
+                query = urllib.parse.parse_qs(url.query, encoding="latin-1",
+                                              keep_blank_values=True)
+                user = query.get("user", [""])[0]
+                web.asked.append(self.path)
+                web.headers.append(dict(self.headers))
+                said = (web.answer or web.usual)(self, user)
+                if said is not None:
+                    web.say(self, *said)
+
+            def log_message(self, *_args):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *_args):
+                pass
+
+        self.server = Server(("127.0.0.1", self.port), Handler)
+        if self._tls:
+            ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            ctx.load_cert_chain(certs().cert(self._tls),
+                                certs().key(self._tls))
+            self.server.socket = ctx.wrap_socket(
+                self.server.socket, server_side=True,
+                do_handshake_on_connect=False)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,),
+                         daemon=True).start()
+        return self
+
+    def usual(self, _handler, user):
+        if user in self.routes:
+            return 200, self.routes[user] + "\n"
+        return 404, "no such user\n"
+
+    @staticmethod
+    def say(handler, status, body, **headers):
+        data = body.encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    def stop(self):
+        if self.server:
+            self.server.shutdown()
+            self.server.server_close()
+            for s in list(self.open):
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+            self.server = None
+
+    def output(self, _start=0):
+        return "\n".join(self.asked)

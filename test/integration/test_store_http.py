@@ -1,0 +1,249 @@
+"""Routes from a web service: a GET per lookup, its answers and its faults."""
+
+import socket
+import threading
+import time
+import unittest
+
+from harness.case import certs
+from harness.ports import free_port
+from harness.proc import wait_until
+from harness.stores import StoreCase
+from harness.web import Web
+
+
+class WebCase(StoreCase):
+    def web(self, *args, **keys):
+        return self.keep(Web(*args, **keys)).start()
+
+    def serve(self, web, section=None, **mapping):
+        url = f"http://127.0.0.1:{web.port}/route?user=%u"
+        return self.daemon("http", dict({"url": url}, **(section or {})),
+                           **mapping)
+
+
+class Answers(WebCase):
+    def test_identifier_domain_default(self):
+        """a GET per lookup with `%u` URL-encoded; 200 with the destination as
+        text ..., 404 = unknown"""
+        w = self.web({"alice@example.com": "new", "@moved.example": "new",
+                      "stayed@moved.example": "legacy"})
+        d = self.serve(w)
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertEqual(w.asked[0], "/route?user=alice%40example.com")
+
+    def test_url_encoding(self):
+        """%u, %{...}, ${...} in identifiers for the http source: whatever it
+        is, it stays one parameter's value"""
+        names = ["a&user=b", "a%u", "a%{user}", "${HOME}", "a+b", "a#b",
+                 "../../etc/passwd", "a;b", "a?b=c", "j\xfcrgen", "a'b",
+                 "a\\b", "\xff\xfe"]
+        w = self.web({name: "new" for name in names})
+        d = self.serve(w)
+        for name in names:
+            self.assertRoute(d, name, "new")
+        self.assertRoute(d, "b", "legacy")
+        for path in w.asked:
+            self.assertRegex(path, r"^/route\?user=[A-Za-z0-9%._~-]+$")
+
+    def test_json(self):
+        """200 with the destination as text or JSON `{"destination": ...}`"""
+        said = {"a": '{"destination": "new"}',
+                "b": '  {"x": [1, {}], "destination": "new", "y": null}\n',
+                "c": "new", "d": "\r\n new \r\n",
+                "bad1": '{"destination": 7}', "bad2": '{"destination"',
+                "bad3": "{}", "bad4": "", "bad5": "\n", "bad6": "[]{",
+                "bad7": '{"destination": ""}'}
+        w = self.web(answer=lambda h, user: (200, said[user]))
+        d = self.serve(w)
+        for name in "abcd":
+            self.assertRoute(d, name, "new")
+        for n in (1, 2, 3, 4, 5, 7):
+            self.assertNoRoute(d, f"bad{n}")
+        # A word, but no destination of ours.
+        self.assertRoute(d, "bad6", "legacy")
+
+    def test_other_statuses_are_failures(self):
+        """404 = unknown; all else is a failure; no redirection is followed"""
+        elsewhere = self.web(answer=lambda h, user: (200, "new"))
+
+        def answer(h, user):
+            Web.say(h, int(user), "new", Location=(
+                f"http://127.0.0.1:{elsewhere.port}/"))
+        d = self.serve(self.web(answer=answer))
+        for status in (201, 301, 302, 400, 401, 403, 410, 500, 503):
+            self.assertNoRoute(d, str(status))
+            d.wait_log(f"status {status}")
+        self.assertRoute(d, "404", "legacy")
+        self.assertEqual(elsewhere.asked, [])
+
+    def test_keep_alive(self):
+        """keep-alive; pool_size connections at most"""
+        w = self.web({})
+        d = self.serve(w, {"pool_size": 4})
+        for i in range(30):
+            self.assertRoute(d, f"user{i}", "legacy")
+        self.assertEqual(len(w.asked), 30)
+        self.assertLessEqual(w.connections, 4)
+
+    def test_https(self):
+        """https: the certificate is verified"""
+        for cert, host, ca, good in (
+                ("good", "localhost", certs().ca, True),
+                ("wrong", "localhost", certs().ca, False),
+                ("expired", "localhost", certs().ca, False),
+                ("good", "localhost", None, False)):
+            with self.subTest(cert=cert, ca=ca):
+                w = self.web({"alice": "new"}, tls=cert)
+                section = {"url": f"https://{host}:{w.port}/r?user=%u"}
+                if ca:
+                    section["tls_ca_file"] = ca
+                d = self.serve(w, section)
+                if good:
+                    self.assertRoute(d, "alice", "new")
+                else:
+                    self.assertNoRoute(d, "alice")
+
+    def test_password_in_the_url(self):
+        """It is never shown in messages"""
+        w = self.web({"alice": "new"})
+        url = f"http://u:sesame@127.0.0.1:{w.port}/?user=%u"
+        d = self.serve(w, {"url": url})
+        self.assertRoute(d, "alice", "new")
+        self.assertIn("Authorization", w.headers[0])
+        w.stop()
+        self.assertNoRoute(d, "bob")
+        self.assertNotIn("sesame", d.output())
+
+    def test_no_proxy_from_the_environment(self):
+        w = self.web({"alice": "new"})
+        d = self.serve(w)
+        d.stop()
+        d.start({"http_proxy": "http://127.0.0.1:1",
+                 "ALL_PROXY": "http://127.0.0.1:1"})
+        self.assertRoute(d, "alice", "new")
+
+    def test_single_flight(self):
+        """single flight per identifier"""
+        go = threading.Event()
+
+        def answer(_h, _user):
+            go.wait(5)
+            return 200, "new"
+        w = self.web(answer=answer)
+        d = self.serve(w, lookup_timeout="5s")
+        replies = []
+        threads = [threading.Thread(target=lambda: replies.append(
+            self.reply(d, "alice"))) for _ in range(8)]
+        for t in threads:
+            t.start()
+        d.wait_log("")
+        wait_until(lambda: w.asked, "a lookup")
+        go.set()
+        for t in threads:
+            t.join()
+        self.assertEqual(replies, ["+OK new"] * 8)
+        self.assertEqual(len(w.asked), 1)
+
+
+class Faults(WebCase):
+    def test_outage(self):
+        """a cache that survives outages"""
+        w = self.web({"alice": "new"})
+        d = self.serve(w, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        w.stop()
+        time.sleep(0.1)  # her answer gets old
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob", within=1)
+        w.routes["bob"] = "new"
+        w.start()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+        self.assertRoute(self.serve(Web(), on_store_error="default"), "bob",
+                         "legacy")
+
+    def test_slow(self):
+        """slow: inside lookup_timeout, and the others' logins go on"""
+        slow = threading.Event()
+
+        def answer(_h, user):
+            if user == "slow":
+                slow.wait(10)
+            return 200, "new"
+        w = self.web(answer=answer)
+        d = self.serve(w)
+        start = time.monotonic()
+        result = []
+        t = threading.Thread(
+            target=lambda: result.append(self.reply(d, "slow")))
+        t.start()
+        wait_until(lambda: w.asked, "the slow lookup")
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "new")
+        t.join()
+        self.assertTempFail(result[0])
+        self.assertLess(time.monotonic() - start, 3)
+        slow.set()
+        # One slow answer among good ones stops nobody.
+        self.assertRoute(d, "other", "new")
+
+    def test_garbage(self):
+        """answering garbage, dying in the middle of an answer"""
+        def flood(s):
+            s.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                s.sendall(b"x" * 65536)
+
+        def head(s):
+            while True:
+                s.sendall(b"X: y\r\n" * 1000)
+
+        def says(data):
+            return lambda s: s.sendall(data)
+        ok = b"HTTP/1.1 200 OK\r\n"
+        for talk in (says(b"+OK POP3\r\n"), says(b"\0" * 500), flood, head,
+                     says(ok + b"Content-Length: 100\r\n\r\nnew"),
+                     says(ok + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+                     says(ok), says(b""),
+                     says(ok + b"Content-Length: 99999999\r\n\r\nnew")):
+            port = self.talking(talk)
+            d = self.daemon("http", {
+                "url": f"http://127.0.0.1:{port}/?user=%u"})
+            self.assertNoRoute(d, "alice")
+            d.stop()
+
+    def talking(self, talk):
+        listener = socket.create_server(("127.0.0.1", free_port()))
+        self.addCleanup(listener.close)
+
+        def run():
+            while True:
+                try:
+                    s, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    s.recv(4096)
+                    talk(s)
+                except OSError:
+                    pass
+                s.close()
+        threading.Thread(target=run, daemon=True).start()
+        return listener.getsockname()[1]
+
+    def test_restart_between_lookups(self):
+        w = self.web({f"user{i}": "new" for i in range(20)})
+        d = self.serve(w)
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "new")
+        w.stop()
+        w.start()
+        for i in range(10, 20):
+            self.assertRoute(d, f"user{i}", "new")
+
+
+if __name__ == "__main__":
+    unittest.main()

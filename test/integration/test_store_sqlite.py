@@ -1,0 +1,152 @@
+"""Routes in an SQLite file."""
+
+import os
+import sqlite3
+import threading
+import time
+import unittest
+
+from harness.proc import temp_dir
+from harness.stores import StoreCase
+
+QUERY = "SELECT destination FROM routes WHERE identifier = ?"
+
+
+class Sqlite(StoreCase):
+    def database(self, routes, name="routes.db"):
+        path = os.path.join(temp_dir(), name)
+        self.fill(path, routes)
+        return path
+
+    @staticmethod
+    def fill(path, routes):
+        db = sqlite3.connect(path)
+        db.execute("CREATE TABLE IF NOT EXISTS routes "
+                   "(identifier TEXT PRIMARY KEY, destination TEXT)")
+        db.executemany("REPLACE INTO routes VALUES (?, ?)", routes.items())
+        db.commit()
+        db.close()
+
+    def serve(self, path, query=QUERY, section=None, **mapping):
+        return self.daemon("sql", dict(
+            {"url": f"sqlite://{path}", "query": query}, **(section or {})),
+            **mapping)
+
+    def test_identifier_domain_default(self):
+        """Lookups: the identifier, then "@domain", then default_destination
+        (CONFIG)"""
+        d = self.serve(self.database({
+            "alice@example.com": "new", "@moved.example": "new",
+            "stayed@moved.example": "legacy", "nothing": None}))
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "nothing", "legacy")
+
+    def test_only_bound_parameters(self):
+        """identifiers `' OR 1=1 --`, `%`, `_`"""
+        d = self.serve(self.database({"alice": "new", "a_b%": "new",
+                                      "o'hara": "new"}))
+        for name in ("'OR(1=1)--", "a'b", "a%", "_lice", "%", "axb%",
+                     "alice'--", "\xff"):
+            self.assertRoute(d, name, "legacy")
+        for name in ("a_b%", "o'hara", "alice"):
+            self.assertRoute(d, name, "new")
+
+    def test_relative_path(self):
+        """Relative paths are relative to the configuration file's
+        directory"""
+        d = self.serve("routes.db", start=False)
+        self.fill(os.path.join(d.dir, "routes.db"), {"alice": "new"})
+        d.start()
+        self.assertRoute(d, "alice", "new")
+
+    def test_what_is_wrong_is_said_at_the_start(self):
+        path = self.database({"alice": "new"})
+        for url, query, said in (
+                (path + "x", QUERY, "unable to open"),
+                (path, "SELECT ? FROM elsewhere", "no such table"),
+                (path, QUERY + "; DROP TABLE routes", "not one statement"),
+                (path, "ELECT ?", "syntax error")):
+            d = self.serve(url, query, start=False).launch()
+            process, d.process = d.process, None
+            self.assertEqual(process.wait(), 78)
+            self.assertIn("mapping.sql.url", d.output())
+            self.assertIn(said, d.output())
+
+    def test_replaced_file(self):
+        """opened again when another file has taken its place"""
+        path = self.database({"alice": "new"})
+        d = self.serve(path, positive_ttl="0s")
+        self.assertRoute(d, "alice", "new")
+        self.fill(path + ".next", {"alice": "legacy"})
+        os.rename(path + ".next", path)
+        self.assertRoute(d, "alice", "legacy")
+
+    def test_never_waits_for_a_lock(self):
+        """sqlite:// ... never waits for a lock"""
+        path = self.database({"alice": "new"})
+        d = self.serve(path, positive_ttl="100ms", lookup_timeout="5s")
+        self.assertRoute(d, "alice", "new")
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("BEGIN EXCLUSIVE")
+        time.sleep(0.1)  # her answer gets old
+        start = time.monotonic()
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob")
+        self.assertLess(time.monotonic() - start, 1)
+        d.wait_log("database is locked")
+        db.execute("COMMIT")
+        db.close()
+        time.sleep(1)  # a failure is remembered so long
+        self.assertRoute(d, "bob", "legacy")
+
+    def test_wal(self):
+        """a file with write-ahead logging, written to meanwhile"""
+        path = self.database({"alice": "new"})
+        db = sqlite3.connect(path, isolation_level=None,
+                             check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        d = self.serve(path, positive_ttl="0s", negative_ttl="0s")
+        stop = threading.Event()
+
+        def write():
+            n = 0
+            while not stop.is_set():
+                db.execute("REPLACE INTO routes VALUES (?, 'new')",
+                           (f"user{n}",))
+                n += 1
+        t = threading.Thread(target=write)
+        t.start()
+        try:
+            for i in range(20):
+                self.assertRoute(d, "alice", "new")
+        finally:
+            stop.set()
+            t.join()
+        self.assertRoute(d, "user0", "new")
+        db.close()
+
+    def test_file_that_vanishes(self):
+        path = self.database({"alice": "new"})
+        d = self.serve(path, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        os.rename(path, path + ".away")
+        time.sleep(0.1)  # her answer gets old
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob")
+        with open(path, "wb") as f:
+            f.write(os.urandom(8192))
+        self.assertNoRoute(d, "carol")
+        os.rename(path + ".away", path)
+        self.assertRoute(d, "dave", "legacy")
+
+    def test_undeclared_destination(self):
+        d = self.serve(self.database({"alice": "nowhere"}))
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_log("nowhere")
+
+
+if __name__ == "__main__":
+    unittest.main()
