@@ -28,8 +28,9 @@ struct route_answer {
 	enum route_status status;
 	int destination; /* an index into the configuration's */
 	bool stale;
-	/* What the store knows: the identifier or its "@domain"; FAILED: what
-	 * it was asked for last. NULL: neither. Valid during the call. */
+	/* What the store has: the identifier or its "@domain"; or what it
+	 * failed for, also when the default serves then. NULL: it has neither.
+	 * Valid during the call. */
 	const char *key;
 };
 

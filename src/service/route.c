@@ -277,7 +277,7 @@ route_finish(struct route_lookup *l, enum route_status status)
 {
 	struct route_answer answer = {status, -1, l->answer.stale, NULL};
 
-	if (status != ROUTE_DEFAULT)
+	if (l->answer.result != STORE_UNKNOWN && l->key[0] != '\0')
 		answer.key = l->step;
 	if (status == ROUTE_FOUND)
 		answer.destination = l->answer.destination;

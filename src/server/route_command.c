@@ -1,0 +1,252 @@
+/* route_command.c: how an identifier resolves, step by step, with the daemon's
+ * own parts: one worker without a thread, whose loop runs until the answer is
+ * there. */
+
+#include "route_command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include <event2/event.h>
+
+#include "platform/config.h"
+#include "platform/log.h"
+#include "proto/identifier.h"
+#include "service/route.h"
+#include "service/runtime.h"
+#include "service/store.h"
+#include "worker.h"
+
+struct route_run {
+	const struct route_command *cmd;
+	struct runtime *rt;
+	struct worker *worker;
+	char key[IDENTIFIER_MAX + 1];
+	bool over;
+	int status;
+};
+
+static int route_open(struct route_run *run);
+static bool route_identify(struct route_run *run);
+static void route_wait(struct route_run *run);
+static void route_end(struct route_run *run, int status);
+static void route_ask(struct route_run *run);
+static void route_asked(void *arg, const struct route_answer *answer);
+static void route_write(struct route_run *run);
+static void route_written(void *arg, const char *reason);
+static void route_print_store(const struct route_run *run,
+    const struct route_answer *answer);
+static void route_print_destination(const struct route_run *run, int i);
+static void route_print(const char *what, const char *value);
+
+int
+route_command(const struct route_command *cmd)
+{
+	struct route_run run = {.cmd = cmd};
+	struct runtime_slice *slice;
+
+	run.status = route_open(&run);
+	if (run.rt == NULL)
+		return run.status;
+	if (cmd->set != NULL || cmd->delete)
+		route_write(&run);
+	else if (route_identify(&run))
+		route_ask(&run);
+	slice = run.rt->slice[0];
+	runtime_slice_unref(&slice);
+	runtime_unref(&run.rt);
+	worker_stop(&run.worker);
+	return run.status;
+}
+
+static int
+route_open(struct route_run *run)
+{
+	struct config_problems problems = {0};
+	struct config *cfg = config_load(run->cmd->path, &problems);
+	struct runtime_worker rw;
+	struct err err = {""};
+
+	run->worker = worker_new(0, &err);
+	if (run->worker == NULL) {
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		config_free(&cfg);
+		config_problems_clear(&problems);
+		return EX_OSERR;
+	}
+	rw.base = worker_base(run->worker);
+	rw.mailbox = worker_mailbox(run->worker);
+	rw.resolver = worker_resolver(run->worker);
+	if (cfg != NULL)
+		run->rt = runtime_new(cfg, NULL, &rw, 1, &problems);
+	for (size_t i = 0; i < problems.n_error; i++)
+		fprintf(stderr, "%s\n", problems.error[i]);
+	config_problems_clear(&problems);
+	if (run->rt != NULL)
+		return EXIT_SUCCESS;
+	worker_stop(&run->worker);
+	return EX_CONFIG;
+}
+
+/* The loop of the worker, which has no thread. */
+static void
+route_wait(struct route_run *run)
+{
+	while (!run->over)
+		event_base_loop(worker_base(run->worker),
+		    EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY);
+}
+
+static void
+route_end(struct route_run *run, int status)
+{
+	run->status = status;
+	run->over = true;
+}
+
+/* From the name to what is looked up, as session.c does it. */
+static bool
+route_identify(struct route_run *run)
+{
+	const struct config *cfg = run->rt->cfg;
+	const char *name = run->cmd->identifier;
+	struct identifier_rules rules = {
+	    .separators = cfg->routing.master_user_separators,
+	    .n_separators = cfg->routing.n_master_user_separators,
+	    .default_domain = "",
+	};
+	char cut[IDENTIFIER_MAX + 1];
+	enum identifier_status status =
+	    identifier_make(&rules, name, strlen(name), cut);
+
+	route_print("identifier", name);
+	if (status == IDENTIFIER_BAD) {
+		printf("refused       a control character, a space, a double "
+		       "quote, or too long\n");
+		route_end(run, EX_DATAERR);
+		return false;
+	}
+	if (status == IDENTIFIER_EMPTY)
+		cut[0] = '\0';
+	if (strlen(cut) < strlen(name))
+		route_print("master user", name + strlen(cut));
+	rules.default_domain = cfg->routing.default_domain;
+	rules.lowercase = cfg->mapping.normalize == NORMALIZE_LOWERCASE;
+	if (identifier_make(&rules, name, strlen(name), run->key) !=
+	    IDENTIFIER_OK)
+		run->key[0] = '\0';
+	route_print("looked up as", run->key[0] != '\0' ? run->key : "nobody");
+	return true;
+}
+
+static void
+route_ask(struct route_run *run)
+{
+	route_lookup(run->rt->slice[0]->router, run->key, route_asked, run);
+	route_wait(run);
+}
+
+static void
+route_asked(void *arg, const struct route_answer *answer)
+{
+	struct route_run *run = arg;
+
+	route_print_store(run, answer);
+	if (answer->status == ROUTE_FAILED) {
+		printf("destination   none: a login gets -ERR [SYS/TEMP] "
+		       "(mapping.on_store_error)\n");
+		route_end(run, EX_TEMPFAIL);
+		return;
+	}
+	route_print_destination(run, answer->destination);
+	route_end(run, EXIT_SUCCESS);
+}
+
+static void
+route_print_store(const struct route_run *run,
+    const struct route_answer *answer)
+{
+	const struct config *cfg = run->rt->cfg;
+	const struct store_kind *kind = store_kind_find(&cfg->mapping);
+	const char *domain = identifier_domain(run->key);
+	char shown[LOG_FIELD_MAX * 4 + 8];
+
+	printf("store         %s: ", kind->name);
+	if (answer->status != ROUTE_DEFAULT)
+		printf("%s %s\n",
+		    answer->status == ROUTE_FOUND ? "has" : "failed for",
+		    log_escape(answer->key, strlen(answer->key), shown,
+			sizeof(shown)));
+	else if (run->key[0] == '\0')
+		printf("not asked\n");
+	else if (answer->key != NULL)
+		printf("failed; the default serves "
+		       "(mapping.on_store_error)\n");
+	else
+		printf("does not know it%s%s\n", domain != NULL ? ", nor " : "",
+		    domain != NULL ? log_escape(domain, strlen(domain), shown,
+					 sizeof(shown))
+				   : "");
+}
+
+static void
+route_print_destination(const struct route_run *run, int i)
+{
+	static const char *const tls[] = {
+	    [TLS_IMPLICIT] = "implicit TLS",
+	    [TLS_STARTTLS] = "STARTTLS",
+	    [TLS_PLAIN] = "not encrypted",
+	};
+	static const char *const forwarding[] = {
+	    [FORWARD_NONE] = "none",
+	    [FORWARD_PROXY] = "PROXY protocol",
+	    [FORWARD_XCLIENT] = "XCLIENT",
+	};
+	const struct config *cfg = run->rt->cfg;
+	const struct config_destination *d = &cfg->destination[i];
+	bool v6 = strchr(d->host, ':') != NULL;
+
+	printf("destination   %s%s\n", d->name,
+	    strcmp(d->name, cfg->routing.default_destination) == 0
+		? " (the default)"
+		: "");
+	printf("endpoint      %s%s%s:%u, %s, forwarding: %s\n", v6 ? "[" : "",
+	    d->host, v6 ? "]" : "", d->pop3.port, tls[d->pop3.tls],
+	    forwarding[d->pop3.forwarding]);
+}
+
+static void
+route_print(const char *what, const char *value)
+{
+	char shown[LOG_FIELD_MAX * 4 + 8];
+
+	printf("%-13s %s\n", what,
+	    log_escape(value, strlen(value), shown, sizeof(shown)));
+}
+
+static void
+route_write(struct route_run *run)
+{
+	route_change(run->rt->slice[0]->router, run->cmd->identifier,
+	    run->cmd->set, route_written, run);
+	route_wait(run);
+}
+
+static void
+route_written(void *arg, const char *reason)
+{
+	struct route_run *run = arg;
+
+	if (reason != NULL) {
+		fprintf(stderr, "mailferry: %s\n", reason);
+		route_end(run, EX_CANTCREAT);
+		return;
+	}
+	printf("%s\n",
+	    run->rt->cfg->mapping.source == SOURCE_FILE
+		? "written; in effect after a reload (SIGHUP)"
+		: "written");
+	route_end(run, EXIT_SUCCESS);
+}
