@@ -16,6 +16,7 @@
 #include "platform/hash.h"
 #include "platform/log.h"
 #include "platform/secret.h"
+#include "server/route_command.h"
 #include "server/server.h"
 #include "service/tls_server.h"
 
@@ -25,6 +26,9 @@ static void main_memory(void);
 static void main_event_log(int severity, const char *text);
 static void main_usage(FILE *out);
 static void main_version(void);
+static int main_serve(const char *path, int argc, char **argv);
+static int main_route(const char *path, int argc, char **argv);
+static int main_misused(void);
 
 /* Both libraries free buffers that held passwords as they are: what they give
  * back is wiped. Before either has allocated anything. */
@@ -76,6 +80,8 @@ main_usage(FILE *out)
 {
 	fprintf(out,
 	    "usage: mailferry [-t] [-c FILE]\n"
+	    "       mailferry route [-c FILE] [--set DESTINATION | --delete]"
+	    " IDENTIFIER\n"
 	    "       mailferry -V | --help\n"
 	    "\n"
 	    "  -c, --config FILE  configuration (default: $MAILFERRY_CONFIG,\n"
@@ -85,6 +91,13 @@ main_usage(FILE *out)
 	    "  -h, --help         this text\n"
 	    "\n"
 	    "mailferry(8) and mailferry.yaml(5) say the rest.\n");
+}
+
+static int
+main_misused(void)
+{
+	main_usage(stderr);
+	return EX_USAGE;
 }
 
 static void
@@ -98,8 +111,9 @@ main_version(void)
 	printf("libsodium %s\n", sodium_version_string());
 }
 
-int
-main(int argc, char **argv)
+/* mailferry [-t] */
+static int
+main_serve(const char *path, int argc, char **argv)
 {
 	static const struct option options[] = {
 	    {"config", required_argument, NULL, 'c'},
@@ -108,18 +122,9 @@ main(int argc, char **argv)
 	    {"help", no_argument, NULL, 'h'},
 	    {NULL, 0, NULL, 0},
 	};
-	const char *path = getenv("MAILFERRY_CONFIG");
 	bool check = false;
 	int opt;
 
-	if (CRYPTO_set_mem_functions(main_ssl_malloc, main_ssl_realloc,
-		main_ssl_free) != 1) {
-		fprintf(stderr, "mailferry: OpenSSL was started too early\n");
-		return EX_SOFTWARE;
-	}
-	main_memory();
-	if (path == NULL || path[0] == '\0')
-		path = MAIN_CONFIG;
 	while ((opt = getopt_long(argc, argv, "c:tVh", options, NULL)) != -1) {
 		switch (opt) {
 		case 'c':
@@ -135,17 +140,73 @@ main(int argc, char **argv)
 			main_usage(stdout);
 			return EXIT_SUCCESS;
 		default:
-			main_usage(stderr);
-			return EX_USAGE;
+			return main_misused();
 		}
 	}
-	if (optind < argc) {
-		main_usage(stderr);
-		return EX_USAGE;
+	if (optind < argc)
+		return main_misused();
+	return check ? server_check(path) : server_run(path);
+}
+
+/* mailferry route */
+static int
+main_route(const char *path, int argc, char **argv)
+{
+	static const struct option options[] = {
+	    {"config", required_argument, NULL, 'c'},
+	    {"set", required_argument, NULL, 's'},
+	    {"delete", no_argument, NULL, 'd'},
+	    {NULL, 0, NULL, 0},
+	};
+	struct route_command cmd = {.path = path};
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "c:", options, NULL)) != -1) {
+		switch (opt) {
+		case 'c':
+			cmd.path = optarg;
+			break;
+		case 's':
+			cmd.set = optarg;
+			break;
+		case 'd':
+			cmd.delete = true;
+			break;
+		default:
+			return main_misused();
+		}
 	}
+	if (optind != argc - 1 || (cmd.set != NULL && cmd.delete))
+		return main_misused();
+	cmd.identifier = argv[optind];
+	return route_command(&cmd);
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*run)(const char *path, int argc, char **argv);
+	} commands[] = {
+	    {"route", main_route},
+	};
+	const char *path = getenv("MAILFERRY_CONFIG");
+
+	if (CRYPTO_set_mem_functions(main_ssl_malloc, main_ssl_realloc,
+		main_ssl_free) != 1) {
+		fprintf(stderr, "mailferry: OpenSSL was started too early\n");
+		return EX_SOFTWARE;
+	}
+	main_memory();
+	if (path == NULL || path[0] == '\0')
+		path = MAIN_CONFIG;
 	hash_init();
 	event_set_log_callback(main_event_log);
 	evthread_use_pthreads();
 	tls_tickets_init();
-	return check ? server_check(path) : server_run(path);
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(path, argc - 1, argv + 1);
+	return main_serve(path, argc, argv);
 }

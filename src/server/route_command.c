@@ -2,7 +2,7 @@
  * own parts: one worker without a thread, whose loop runs until the answer is
  * there. */
 
-#include "route_command.h"
+#include "server/route_command.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,10 +175,14 @@ route_print_store(const struct route_run *run,
 
 	printf("store         %s: ", kind->name);
 	if (answer->status != ROUTE_DEFAULT)
-		printf("%s %s\n",
+		printf("%s %s%s%s\n",
 		    answer->status == ROUTE_FOUND ? "has" : "failed for",
 		    log_escape(answer->key, strlen(answer->key), shown,
-			sizeof(shown)));
+			sizeof(shown)),
+		    answer->status == ROUTE_FOUND ? ": " : "",
+		    answer->status == ROUTE_FOUND
+			? cfg->destination[answer->destination].name
+			: "");
 	else if (run->key[0] == '\0')
 		printf("not asked\n");
 	else if (answer->key != NULL)

@@ -79,7 +79,7 @@ store_sqlite_check(const struct config *cfg, struct err *err)
 	    cfg->mapping.sql_upsert_query, cfg->mapping.sql_delete_query};
 	char *path = sqlite_path(cfg);
 	struct sqlite_handle h = {NULL, NULL};
-	int status = 0;
+	int status = 0, rc;
 
 	if (path == NULL)
 		return err_set(err, "out of memory");
@@ -88,8 +88,11 @@ store_sqlite_check(const struct config *cfg, struct err *err)
 	for (size_t i = 0; i < ARRAY_LEN(query) && status == 0; i++) {
 		if (*query[i] == '\0')
 			continue;
-		status = sqlite_prepare(&h, path, SQLITE_OPEN_READONLY,
-		    query[i], err);
+		rc = sqlite_prepare(&h, path, SQLITE_OPEN_READONLY, query[i],
+		    err);
+		/* Somebody is writing: it will be all right. */
+		if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+			status = -1;
 		sqlite_clear(&h);
 	}
 	free(path);
@@ -184,7 +187,9 @@ sqlite_current(struct store *st, struct err *err)
 	st->dev = sb.st_dev;
 	st->ino = sb.st_ino;
 	return sqlite_prepare(&st->read, st->path, SQLITE_OPEN_READONLY,
-	    st->m->sql_query, err);
+		   st->m->sql_query, err) == SQLITE_OK
+	    ? 0
+	    : -1;
 }
 
 /* The operator's statement, with the identifier first and the destination
@@ -199,7 +204,7 @@ sqlite_write(struct store *st, const struct store_request *rq)
 
 	if (sqlite_prepare(&h, st->path, SQLITE_OPEN_READWRITE,
 		set ? st->m->sql_upsert_query : st->m->sql_delete_query,
-		&err) == -1) {
+		&err) != SQLITE_OK) {
 		store_fail(rq, err.text);
 		return;
 	}
@@ -217,25 +222,27 @@ sqlite_write(struct store *st, const struct store_request *rq)
 	sqlite_clear(&h);
 }
 
+/* An SQLite code; err says what is behind it. */
 static int
 sqlite_prepare(struct sqlite_handle *h, const char *path, int flags,
     const char *query, struct err *err)
 {
 	const char *rest = "";
+	int rc =
+	    sqlite3_open_v2(path, &h->db, flags | SQLITE_OPEN_NOMUTEX, NULL);
 
-	if (sqlite3_open_v2(path, &h->db, flags | SQLITE_OPEN_NOMUTEX, NULL) !=
-		SQLITE_OK ||
-	    sqlite3_prepare_v2(h->db, query, -1, &h->stmt, &rest) !=
-		SQLITE_OK) {
+	if (rc == SQLITE_OK)
+		rc = sqlite3_prepare_v2(h->db, query, -1, &h->stmt, &rest);
+	if (rc != SQLITE_OK) {
 		err_set(err, "%s: %s", path,
 		    h->db != NULL ? sqlite3_errmsg(h->db) : "out of memory");
 	} else if (h->stmt == NULL || rest[strspn(rest, " \t\r\n;")] != '\0') {
 		err_set(err, "the query is not one statement");
-	} else {
-		return 0;
+		rc = SQLITE_MISUSE;
 	}
-	sqlite_clear(h);
-	return -1;
+	if (rc != SQLITE_OK)
+		sqlite_clear(h);
+	return rc;
 }
 
 static void
