@@ -13,9 +13,10 @@ from .mailferry import Mailferry
 
 
 def need(*tools):
-    """Skips a test when a tool is missing; with MAILFERRY_TEST_STRICT set,
-    as in CI, it fails instead."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+    """Skips a test when a tool, or a file named by its whole path, is
+    missing; with MAILFERRY_TEST_STRICT set, as in CI, it fails instead."""
+    missing = [tool for tool in tools if not
+               (os.path.exists(tool) if "/" in tool else shutil.which(tool))]
     return _need(missing, "not installed: " + ", ".join(missing))
 
 

@@ -37,6 +37,7 @@ class ProxyHeader:
     """A PROXY protocol version 2 header, taken apart."""
 
     def __init__(self, head, body):
+        self.raw = head + body
         self.command = head[12] & 15
         self.family = head[13]
         self.src = self.dst = None
@@ -235,7 +236,7 @@ class Backend:
     """
 
     def __init__(self, certs, script=None, tls="starttls", cert="good",
-                 proxy=False, client_ca=None, address="127.0.0.1",
+                 proxy=False, client_ca=None, address="127.0.0.1", port=0,
                  maximum=None, alpn=("pop3",), receive_buffer=None):
         self.certs = certs
         self.script = script or Pop3()
@@ -253,7 +254,7 @@ class Backend:
         if receive_buffer:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF,
                                      receive_buffer)
-        self.listener.bind((address, 0))
+        self.listener.bind((address, port))
         self.listener.listen(128)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
