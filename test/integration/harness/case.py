@@ -24,6 +24,12 @@ def need_root():
     return _need(os.geteuid() != 0, "has to run as root")
 
 
+def need_that(why_not):
+    """why_not(): why the test cannot be, or None."""
+    why = why_not()
+    return _need(why is not None, why)
+
+
 def _need(missing, why):
     if missing and os.environ.get("MAILFERRY_TEST_STRICT"):
         def fail(_item):
@@ -166,4 +172,4 @@ class Case(unittest.TestCase):
 
 
 __all__ = ["Backend", "Case", "Client", "Mailferry", "Pop3", "certs",
-           "context", "need", "need_root"]
+           "context", "need", "need_root", "need_that"]

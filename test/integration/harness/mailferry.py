@@ -70,7 +70,10 @@ def defaults(certs):
 class Mailferry:
     """One daemon. listeners: {name: keys}, whose port is chosen here unless
     they have a bind; destinations: {name: keys}, the first is the default.
-    mapping: {identifier: destination}. over: more sections, merged."""
+    mapping: {identifier: destination}. over: more sections, merged. via: a
+    command that is to execute it."""
+
+    via = ()
 
     def __init__(self, certs, listeners=None, destinations=None, mapping=None,
                  over=None):
@@ -136,7 +139,7 @@ class Mailferry:
     def launch(self, env=None):
         """Starts it without waiting."""
         self.process = Process(
-            [binary(), "-c", self.path], self.log_path, cwd=self.dir,
+            [*self.via, binary(), "-c", self.path], self.log_path, cwd=self.dir,
             env=dict(os.environ, **(env or {})))
         return self
 
@@ -150,7 +153,7 @@ class Mailferry:
                 raise AssertionError(
                     f"mailferry ended with status {self.process.status} at "
                     f"its start\n{self.output()}\n{self.text()}")
-            return all(is_listening(p) for p in ports)
+            return all(is_listening(p, self.pid) for p in ports)
         try:
             wait_until(up, "mailferry listens")
         except AssertionError:

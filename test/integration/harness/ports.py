@@ -52,9 +52,10 @@ def has_ipv6():
         return False
 
 
-def is_listening(port):
-    """Whether a TCP socket listens on the port, seen without connecting."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+def is_listening(port, pid="self"):
+    """Whether a TCP socket listens on the port, seen without connecting; in
+    the network of process pid."""
+    for table in (f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6"):
         try:
             with open(table, encoding="ascii") as lines:
                 next(lines)
