@@ -28,13 +28,19 @@ enum connector_status {
 typedef void connector_done(void *arg, enum connector_status status, int fd,
     const struct addr *peer, const char *reason);
 
+/* Which of a destination's source_ips is next. Each family counts for itself:
+ * a connection may need an address of both. */
+struct connector_turns {
+	unsigned ipv4, ipv6;
+};
+
 struct connector_spec {
 	struct event_base *base;
 	struct resolver *resolver;
 	const struct config *cfg; /* its listeners are "ourselves" */
 	const struct config_destination *dest;
 	uint16_t port;
-	unsigned *source_turn; /* which source_ips is next; the caller's */
+	struct connector_turns *turns; /* the caller's */
 	connector_done *done;
 	void *arg;
 };

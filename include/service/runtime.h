@@ -15,6 +15,7 @@
 #include "platform/config.h"
 
 struct cache;
+struct connector_turns;
 struct destination;
 struct event_base;
 struct mailbox;
@@ -48,7 +49,7 @@ struct runtime_slice {
 	struct tls_server *tls_server;
 	struct tls_client **tls_client; /* per destination */
 	struct router *router;
-	unsigned *source_turn; /* per destination: connector.h */
+	struct connector_turns *source_turn; /* per destination */
 	unsigned refs; /* the worker's own, and one per session */
 };
 

@@ -224,11 +224,13 @@ connector_bind(struct connector *c, struct connector_attempt *a)
 {
 	const struct config_destination *d = c->spec.dest;
 	int family = a->addr.u.sa.sa_family, on = 1;
+	unsigned *next =
+	    family == AF_INET ? &c->spec.turns->ipv4 : &c->spec.turns->ipv6;
 	bool any = false;
 
 	for (size_t i = 0; i < d->n_source_ips; i++) {
-		size_t turn = (*c->spec.source_turn)++ % d->n_source_ips;
-		const struct addr *src = &d->source_ips[turn];
+		const struct addr *src =
+		    &d->source_ips[(*next)++ % d->n_source_ips];
 
 		if (src->u.sa.sa_family != family)
 			continue;

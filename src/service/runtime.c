@@ -8,6 +8,7 @@
 
 #include "proto/pop3.h"
 #include "service/cache.h"
+#include "service/connector.h"
 #include "service/destination.h"
 #include "service/route.h"
 #include "service/store.h"

@@ -207,7 +207,7 @@ backend_connect(struct backend *b)
 	    .cfg = s->cfg,
 	    .dest = b->dest,
 	    .port = b->endpoint->port,
-	    .source_turn = &s->slice->source_turn[s->destination],
+	    .turns = &s->slice->source_turn[s->destination],
 	    .done = backend_connected,
 	    .arg = b,
 	};

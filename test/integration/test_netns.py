@@ -200,6 +200,27 @@ class Addresses(Networked):
         self.assertEqual(
             [x for x in self.dns.asked if "in-hosts" in x], [])
 
+    def test_source_ips(self):
+        """source_ips: local addresses to connect from, taken in turn within
+        the family (CONFIG)"""
+        four = ["10.77.0.2", "10.77.0.3", "10.77.0.4"]
+        six = ["fd77::5", "fd77::6"]
+        self.dns.names.update({
+            "four.example": [FOUR], "six.example": [SIX],
+            "four-dead.example": [SWALLOWS_FOUR, SIX],
+            "six-dead.example": [SWALLOWS_SIX, FOUR]})
+        names = ("four", "six", "four-dead", "six-dead")
+        d = self.serve({name: self.to(f"{name}.example", source_ips=four + six)
+                        for name in names}, threads=1)
+        for name in names:
+            with self.subTest(name):
+                b, own = (self.at[FOUR], four) if name in (
+                    "four", "six-dead") else (self.at[SIX], six)
+                b.forget()
+                for _ in range(2 * len(own)):
+                    self.log_in_out(d, name)
+                self.assertEqual([c.peer[0] for c in b.connections], own * 2)
+
 
 class Dead(Networked):
     """Destinations of which nothing is left."""
