@@ -1,8 +1,8 @@
 /* resolver.h: host names to addresses, one worker's.
  *
  * libevent's DNS with a small memory in front: an answer serves for 30 s, and
- * for an hour while the name servers fail. Lookups of one name that are under
- * way at once are one query. */
+ * for an hour while the name servers fail or are silent (RFC 8767). Lookups of
+ * one name that are under way at once are one query. */
 
 #ifndef SERVICE_RESOLVER_H
 #define SERVICE_RESOLVER_H
@@ -13,6 +13,7 @@
 #include "platform/addr.h"
 
 struct evdns_base;
+struct event_base;
 struct resolver;
 struct resolver_query;
 
@@ -23,8 +24,8 @@ typedef void resolver_done(void *arg, const struct addr *addrs, size_t n,
     const char *reason);
 
 /* Takes dns over. NULL: no memory, dns stays the caller's. */
-struct resolver *resolver_new(struct evdns_base *dns);
-/* Without queries under way. */
+struct resolver *resolver_new(struct event_base *base, struct evdns_base *dns);
+/* Without queries under way; runs the base's loop once. */
 void resolver_free(struct resolver **r);
 
 /* Calls done exactly once unless cancelled, possibly before it returns; then,

@@ -115,7 +115,7 @@ worker_resolver_new(struct worker *w)
 		return NULL;
 	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
 	evdns_base_resolv_conf_parse(dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
-	r = resolver_new(dns);
+	r = resolver_new(w->base, dns);
 	if (r == NULL)
 		evdns_base_free(dns, 0);
 	return r;

@@ -9,6 +9,7 @@
 #include <event2/dns_struct.h>
 #include <event2/event.h>
 
+#include "platform/clock.h"
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "service/resolver.h"
@@ -17,7 +18,8 @@ static struct event_base *base;
 static struct evdns_server_port *server;
 static struct resolver *resolver;
 static int server_fd, asked;
-static bool broken;
+static struct evdns_base *dns;
+static bool broken, mute;
 
 struct answer {
 	int times;
@@ -45,14 +47,16 @@ server_cb(struct evdns_server_request *req, void *arg UNUSED)
 			evdns_server_request_add_a_reply(req, q->name, 1, ip,
 			    1);
 	}
-	evdns_server_request_respond(req, error);
+	if (mute)
+		evdns_server_request_drop(req);
+	else
+		evdns_server_request_respond(req, error);
 }
 
 static void
 setup(void)
 {
 	struct sockaddr_in in = {.sin_family = AF_INET};
-	struct evdns_base *dns;
 	socklen_t len = sizeof(in);
 
 	hash_init();
@@ -70,10 +74,10 @@ setup(void)
 	    0);
 	evdns_base_set_option(dns, "timeout:", "1");
 	evdns_base_set_option(dns, "attempts:", "1");
-	resolver = resolver_new(dns);
+	resolver = resolver_new(base, dns);
 	ck_assert_ptr_nonnull(resolver);
 	asked = 0;
-	broken = false;
+	broken = mute = false;
 }
 
 static void
@@ -150,6 +154,45 @@ START_TEST(a_failing_name_server_leaves_the_last_addresses)
 }
 END_TEST
 
+/* libevent itself gives up much later. */
+START_TEST(a_silent_name_server_is_waited_for_once)
+{
+	struct answer a = {0}, b = {0}, c = {0}, d = {0};
+	uint64_t start;
+
+	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
+	    &a));
+	wait_for(&a);
+	evdns_base_set_option(dns, "timeout:", "5");
+	evdns_base_set_option(dns, "initial-probe-timeout:", "1");
+	mute = true;
+	resolver_age(resolver, 31000);
+	start = clock_ms();
+	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
+	    &b));
+	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
+	    &c));
+	wait_for(&b);
+	ck_assert_uint_lt(clock_ms() - start, 3000);
+	ck_assert_uint_eq(b.n, 1);
+	ck_assert_uint_eq(c.n, 1);
+	ck_assert_ptr_null(resolver_lookup(resolver, "mail.test", resolved,
+	    &d));
+	ck_assert_uint_eq(d.n, 1);
+	/* Once it speaks again, that is noticed. */
+	mute = false;
+	for (int before = asked; asked == before;) {
+		resolver_age(resolver, 6000);
+		resolver_lookup(resolver, "mail.test", resolved, &d);
+		ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+	}
+	b.times = 0;
+	ck_assert_ptr_null(resolver_lookup(resolver, "mail.test", resolved,
+	    &b));
+	ck_assert_int_eq(b.times, 1);
+}
+END_TEST
+
 START_TEST(lookups_of_one_name_are_one_query)
 {
 	struct answer a = {0}, b = {0}, c = {0};
@@ -193,6 +236,7 @@ main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, an_answer_is_remembered);
 	tcase_add_test(tc, a_failing_name_server_leaves_the_last_addresses);
+	tcase_add_test(tc, a_silent_name_server_is_waited_for_once);
 	tcase_add_test(tc, lookups_of_one_name_are_one_query);
 	tcase_add_test(tc, a_name_that_is_not_there_says_so);
 	suite_add_tcase(suite, tc);
