@@ -8,8 +8,10 @@ import threading
 import time
 import unittest
 
-from harness.case import Case, need, need_that
+from harness.case import Case, Pop3, need, need_that
+from harness.fake_backend import silent
 from harness.netns import Dns, Network, why_not
+from harness.proc import wait_until
 
 PORT = 1100  # of all backends; their addresses tell them apart
 DNS, DNS2 = "10.77.0.53", "10.77.0.54"
@@ -135,7 +137,7 @@ class Addresses(Networked):
             "nobody-four": [NOBODY_FOUR, FOUR],
             "swallows-six": [SWALLOWS_SIX, SIX],
             "nobody-six": [NOBODY_SIX, SIX],
-            "three": [SWALLOWS_FOUR, NOBODY_FOUR, "10.78.0.2", FOUR]})
+            "three": [SWALLOWS_FOUR, "10.78.0.2", "10.78.0.3", FOUR]})
         for name, dead in (("swallows-four", 1), ("nobody-four", 1),
                            ("swallows-six", 1), ("nobody-six", 1),
                            ("three", 3)):
@@ -144,7 +146,8 @@ class Addresses(Networked):
                     took, end, tried = self.log_in_out(d, name)
                     # The dead one was asked first, and not waited for long.
                     self.assertEqual(tried, dead + 1)
-                    self.assertGreaterEqual(took, dead * STAGGER * .9)
+                    if not name.startswith("nobody"):  # may be known by now
+                        self.assertGreaterEqual(took, dead * STAGGER * .9)
                     self.assertLess(took, dead * STAGGER + SOON - STAGGER)
                     self.assertEqual(
                         end["backend"], f"[{SIX}]:{PORT}"
@@ -239,7 +242,6 @@ class Dead(Networked):
             "mixed": [REFUSES_FOUR, SWALLOWS_SIX, NOBODY_FOUR]},
             backend_timeout=f"{self.TIMEOUT}s", threads=1)
         waiting = [self.connect(d) for _ in range(3)]
-        over = threading.Event()
         answers = {}
 
         def wait(name, c):
@@ -255,7 +257,6 @@ class Dead(Networked):
             served += 1
         for t in threads:
             t.join()
-        over.set()
         for name, (reply, took, c) in answers.items():
             with self.subTest(name):
                 self.assertTempFail(reply)
@@ -289,6 +290,180 @@ class Dead(Networked):
         self.assertTempFail(reply)
         self.assertLess(took, SOON)
         self.assertReply(self.log_in(d, "well", c)[0], "+OK")
+
+
+class NameServer(Networked):
+    FRESH = 30  # seconds that an answer serves without asking again
+    PATIENCE = 1  # ... and that a new one is waited for when there is an old
+    AGAIN = 30  # in which a name server that is back is noticed
+
+    def test_name_server_dies(self):
+        """An answer of the name servers is used for 30 seconds, and for an
+        hour while they fail or are silent. (mailferry.yaml(5))"""
+        with self.net.far:
+            closes = self.keep(Dns(DNS2, {}))
+        servers = {"mute": self.dns, "closed": closes}
+        daemons = {}
+        for what, dns in servers.items():
+            dns.names["x.example"] = [FOUR]
+            daemons[what] = self.serve({"x": self.to("x.example")}, dns,
+                                       threads=1)
+            self.log_in_out(daemons[what], "x")
+        start = time.monotonic()
+        self.dns.mute = True
+        closes.stop()
+        asked = len(self.dns.asked)
+
+        def asked_again():
+            """A login, and whether it made the daemon ask."""
+            took, _, _ = self.log_in_out(daemons["mute"], "x")
+            self.assertLess(took, self.PATIENCE + SOON)
+            return len(self.dns.asked) > asked
+        wait_until(asked_again, "the name server is asked again",
+                   self.FRESH + 5, pause=.2)
+        self.assertGreater(time.monotonic() - start, self.FRESH - 5)
+        took, _, _ = self.log_in_out(daemons["closed"], "x")
+        self.assertLess(took, self.PATIENCE + SOON)
+        # From then on nobody waits.
+        for d in daemons.values():
+            for _ in range(5):
+                took, end, _ = self.log_in_out(d, "x")
+                self.assertLess(took, SOON)
+                self.assertEqual(end["backend"], f"{FOUR}:{PORT}")
+        for d in daemons.values():
+            d.wait_record(lambda r: "last addresses" in r["message"],
+                          "a warning")
+        # They come back, and know the name by another address.
+        with self.net.far:
+            servers["closed"] = self.keep(Dns(DNS2, {}))
+        for what, d in daemons.items():
+            servers[what].names["x.example"] = [OTHER_FOUR]
+            servers[what].mute = False
+
+            def moved(d=d):
+                took, end, _ = self.log_in_out(d, "x")
+                self.assertLess(took, SOON)
+                return end["backend"] == f"{OTHER_FOUR}:{PORT}"
+            wait_until(moved, f"{what}: the new address", self.AGAIN,
+                       pause=.2)
+
+    def test_ends_while_a_name_server_is_silent(self):
+        """SIGTERM/SIGINT: how long sessions may drain (CONFIG). (A sanitizer
+        complains of what a question without an answer leaves behind.)"""
+        self.dns.names["y.example"] = [FOUR]
+        self.dns.mute = True
+        self.addCleanup(setattr, self.dns, "mute", False)
+        d = self.serve({"y": self.to("y.example")}, backend_timeout="1s")
+        c = self.connect(d)
+        reply, took, _ = self.log_in(d, "y", c)
+        self.assertTempFail(reply)
+        self.assertLess(took, 1 + SOON)
+        c.reset()
+        # The question is still under way.
+        d.stop()
+
+
+class Cable(Networked):
+    """The network goes away under sessions that are being relayed."""
+
+    TIMEOUT = 2  # tcp_user_timeout
+    SLACK = 3  # the kernel looks at retransmissions only
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.plug, True)
+
+    def plug(self, well):
+        self.net.far.ip(f"link set cable {'up' if well else 'down'}")
+        if well:
+            self.net.wait_up()
+
+    def test_backend_behind_a_cut_cable(self):
+        """tcp_user_timeout: a peer that acknowledges nothing for this long is
+        gone (CONFIG); if the backend dies ... the client's connection is
+        closed, without a `.` or an error line forged into the stream"""
+        with self.net.near:
+            local = self.backend(tls="plain", address="127.0.0.9", port=PORT)
+        d = self.serve({"four": self.to(FOUR), "six": self.to(SIX),
+                        "local": self.to("127.0.0.9")},
+                       tcp_user_timeout=f"{self.TIMEOUT}s",
+                       bridge_idle="1h")
+        held = {user: self.log_in(d, user)[2]
+                for user in ("four", "six", "local")}
+        for c in held.values():
+            self.assertReply(c.cmd("NOOP"), "+OK")
+        mark = d.mark()
+        self.plug(False)
+        start = time.monotonic()
+        for c in held.values():
+            c.send("STAT")
+        self.assertReply(held["local"].line(), "+OK")
+        for user in ("four", "six"):
+            with self.subTest(user):
+                held[user].closed()
+                took = time.monotonic() - start
+                self.assertGreaterEqual(took, self.TIMEOUT * .9)
+                self.assertLess(took, self.TIMEOUT + self.SLACK)
+                end = d.wait_record(
+                    lambda r, user=user: "bytes_to_client" in r
+                    and r["user"] == user, "the end", mark)
+                self.assertIn("backend", end["reason"])
+        # Who has nothing to do with it goes on.
+        held["local"].play("C: NOOP\nS: +OK\nC: QUIT\nS: +OK\nCLOSED")
+        self.assertEqual(local.connection().commands[-1], "QUIT")
+
+    def test_client_behind_a_cut_cable(self):
+        """tcp_user_timeout: a peer that acknowledges nothing for this long is
+        gone (CONFIG). A dead client without QUIT must reach the backend as a
+        close, never as a QUIT."""
+        release = threading.Event()
+        self.addCleanup(release.set)
+
+        def talks_on(c):
+            c.wait(release)
+            c.raw(b"x" * 100)
+            c.drain()
+        with self.net.near:
+            b = self.backend(Pop3(relay=talks_on), tls="plain",
+                             address="127.0.0.9", port=PORT)
+        d = self.mailferry(
+            {"pop3": {"tls": "plain", "bind": ["10.77.0.1:1110"]}},
+            {"x": self.to("127.0.0.9")}, start=False, over={
+                "server": {"tcp_user_timeout": f"{self.TIMEOUT}s"},
+                "capabilities": {"pop3": {
+                    "allow_plain_auth_without_tls": True}}})
+        with self.net.near:
+            d.start()
+        with self.net.far:
+            c = self.client(d, address="10.77.0.1")
+        self.assertReply(self.log_in(d, "x", c)[0], "+OK")
+        self.plug(False)
+        start = time.monotonic()
+        release.set()
+        b.connection().wait_finished()
+        self.assertLess(time.monotonic() - start, self.TIMEOUT + self.SLACK)
+        self.assertNotIn("QUIT", " ".join(b.connection().commands))
+        end = d.wait_record(lambda r: "bytes_to_client" in r, "the end")
+        self.assertIn("client", end["reason"])
+
+    def test_backend_lost_before_the_login(self):
+        """backend_timeout: to connect and secure one backend connection, up
+        to where it could take a login (CONFIG); timed out: `-ERR [SYS/TEMP]`,
+        and the client may try again"""
+        self.at[FOUR].script = silent
+        self.addCleanup(setattr, self.at[FOUR], "script", Pop3())
+        d = self.serve({"x": self.to(FOUR)}, backend_timeout="2s")
+        c = self.connect(d)
+        c.cmd("USER x")
+        c.send("PASS secret")
+        start = time.monotonic()
+        self.at[FOUR].connection(0)
+        self.plug(False)
+        self.assertTempFail(c.line())
+        self.assertLess(time.monotonic() - start, 2 + SOON)
+        self.at[FOUR].script = Pop3()
+        self.plug(True)
+        self.assertReply(self.log_in(d, "x", c)[0], "+OK")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,9 @@ class Namespace:
         thread.join()
         if failed:
             raise failed[0]
+        with self, open("/proc/sys/net/ipv6/conf/all/keep_addr_on_down", "w",
+                        encoding="ascii") as f:
+            f.write("1")
         self.ip("link set lo up")
 
     def __enter__(self):
@@ -115,12 +118,12 @@ class Network:
             self.near.ip("route add fd78::/64 via fd77::10")
             self.far.ip("route add blackhole 10.78.0.0/24")
             self.far.ip("route add blackhole fd78::/64")
-            self._wait_up()
+            self.wait_up()
         except BaseException:
             self.close()
             raise
 
-    def _wait_up(self):
+    def wait_up(self):
         """IPv6 comes up a moment after its cable; port 9 is nobody's."""
         for address in ("10.77.0.10", "fd77::10"):
             try:

@@ -17,7 +17,7 @@ _running = set()
 _directories = []
 
 
-def wait_until(condition, what, timeout=DEADLINE):
+def wait_until(condition, what, timeout=DEADLINE, pause=.005):
     """Polls until condition() is true and returns its value."""
     end = time.monotonic() + timeout
     while True:
@@ -26,7 +26,7 @@ def wait_until(condition, what, timeout=DEADLINE):
             return value
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 def temp_dir(prefix="mailferry-test-"):
