@@ -49,7 +49,7 @@ struct redis_conn {
 	redisReplyObjectFunctions fn; /* the reader's */
 	struct event *deadline;
 	unsigned hello; /* answers to come before ready */
-	unsigned source_turn; /* nothing to turn: there are no source_ips */
+	struct connector_turns turns; /* unused: there are no source_ips */
 	uint64_t heard;
 	bool proven;
 };
@@ -249,7 +249,7 @@ redis_conn_start(struct redis_conn *c)
 	    .cfg = c->spec->cfg,
 	    .dest = &c->server->dest,
 	    .port = c->server->port,
-	    .source_turn = &c->source_turn,
+	    .turns = &c->turns,
 	    .done = redis_connected,
 	    .arg = c,
 	};

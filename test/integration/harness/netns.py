@@ -161,7 +161,7 @@ def why_not():
         finally:
             net.close()
     except (OSError, AssertionError) as e:
-        return str(e)
+        return f"no network namespaces: {e}"
     return None
 
 
