@@ -247,13 +247,13 @@ store_conn_lost(struct store_conn *c, const char *reason)
 {
 	struct store_pool *pool = c->pool;
 	struct store_call *call = c->call;
-	bool proven = c->proven;
+	bool retry = call != NULL && !call->again, proven = c->proven;
 
 	c->call = NULL;
 	pool_close(c);
-	if (!proven)
+	if (!proven && !retry)
 		store_health_failed(&pool->health, reason);
-	if (call != NULL && proven && !call->again) {
+	if (retry) {
 		call->again = true;
 		call->conn = NULL;
 		DL_PREPEND(pool->waiting, call);

@@ -3,7 +3,7 @@
  *
  * A kind's connection begins with a struct store_conn. The pool opens one when
  * a request finds none free, up to its share; it keeps them; it asks a request
- * again, once, whose connection turns out to have died of age; and while
+ * again, once, whose connection dies under it (a restart, an idle timeout); and while
  * nothing answers it fails requests at once instead of letting each of them
  * wait (store_health.h). */
 

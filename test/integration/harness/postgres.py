@@ -1,0 +1,133 @@
+"""A PostgreSQL cluster of the test's own."""
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+
+from .certs import certs
+from .ports import free_port
+from .proc import Process, check_run, run, temp_dir, wait_until
+
+SCHEMA = ("CREATE TABLE routes (identifier text PRIMARY KEY, "
+          "destination text)")
+
+
+def binaries():
+    """The directory of initdb and postgres, or None."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
+    return os.path.dirname(found[-1]) if found else None
+
+
+def as_user(argv):
+    """It refuses to run as root."""
+    if os.geteuid() != 0:
+        return argv
+    return ["setpriv", "--reuid=postgres", "--regid=postgres",
+            "--init-groups", *argv]
+
+
+class Postgres:
+    """tls: the name of its certificate."""
+
+    def __init__(self, tls=None):
+        self.dir = temp_dir("mailferry-postgres-")
+        self.data = os.path.join(self.dir, "data")
+        self.port = free_port()
+        self.log_path = os.path.join(self.dir, "log")
+        self.process = None
+        bin_dir = binaries()
+        self.postgres = os.path.join(bin_dir, "postgres")
+        self.psql = os.path.join(bin_dir, "psql")
+        if os.geteuid() == 0:
+            self.own(self.dir)
+        check_run(as_user([os.path.join(bin_dir, "initdb"), "-D", self.data,
+                           "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                           "--locale=C", "--no-sync"]))
+        conf = [f"port = {self.port}", "listen_addresses = '127.0.0.1'",
+                f"unix_socket_directories = '{self.dir}'", "fsync = off",
+                "shared_buffers = 8MB", "max_connections = 40",
+                "max_wal_senders = 0", "wal_level = minimal"]
+        if tls:
+            for kind in ("cert", "key"):
+                path = os.path.join(self.dir, kind + ".pem")
+                shutil.copy(getattr(certs(), kind)(tls), path)
+                os.chmod(path, 0o600)
+                self.own(path)
+            conf += ["ssl = on", f"ssl_cert_file = '{self.dir}/cert.pem'",
+                     f"ssl_key_file = '{self.dir}/key.pem'"]
+        with open(os.path.join(self.data, "postgresql.conf"), "a",
+                  encoding="ascii") as f:
+            f.write("\n".join(conf) + "\n")
+
+    @staticmethod
+    def own(path):
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+    def start(self):
+        self.process = Process(as_user([self.postgres, "-D", self.data]),
+                               self.log_path)
+        wait_until(self._answers, "postgres answers", 60)
+        return self
+
+    def _answers(self):
+        if self.process.status is not None:
+            raise AssertionError("postgres ended\n" + self.output())
+        return run([self.psql, "-h", self.dir, "-p", self.port, "-U",
+                    "postgres", "-Atc", "SELECT 1"]).returncode == 0
+
+    def sql(self, text, database="postgres"):
+        """Its output as text."""
+        return check_run(
+            [self.psql, "-h", self.dir, "-p", self.port, "-U", "postgres",
+             "-At", "-v", "ON_ERROR_STOP=1", "-d", database],
+            stdin=text.encode()).stdout.decode()
+
+    def routes(self, routes):
+        values = ", ".join(
+            "(" + ", ".join("'" + word.replace("'", "''") + "'"
+                            for word in pair) + ")"
+            for pair in routes.items())
+        self.sql(f"INSERT INTO routes VALUES {values} ON CONFLICT "
+                 "(identifier) DO UPDATE SET destination = "
+                 "excluded.destination")
+
+    def url(self, host="127.0.0.1", user="postgres", more=""):
+        return f"postgres://{user}@{host}:{self.port}/postgres{more}"
+
+    def freeze(self):
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        self._children(signal.SIGSTOP)
+
+    def thaw(self):
+        os.killpg(self.process.pid, signal.SIGCONT)
+        self._children(signal.SIGCONT)
+
+    def _children(self, number):
+        """Each backend is in a process group of its own."""
+        done = run(["ps", "-o", "pid=", "--ppid", self.process.pid])
+        for pid in done.stdout.split():
+            try:
+                os.kill(int(pid), number)
+            except ProcessLookupError:
+                pass
+
+    def halt(self):
+        """Gone at once; its clients' connections too."""
+        self.process.signal(signal.SIGQUIT)
+        self.process.wait()
+
+    def stop(self):
+        if self.process and self.process.status is None:
+            self.thaw()
+            self.process.signal(signal.SIGQUIT)
+            self.process.wait()
+
+    def output(self, _start=0):
+        if not os.path.exists(self.log_path):
+            return ""
+        with open(self.log_path, encoding="utf-8", errors="replace") as f:
+            return f.read()

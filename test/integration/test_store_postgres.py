@@ -1,0 +1,366 @@
+"""Routes in PostgreSQL: a real cluster, and what it does to logins when it is
+slow, gone, restarted or talks rubbish."""
+
+import socket
+import threading
+import time
+import unittest
+
+from harness.case import certs, need
+from harness.mailferry import binary
+from harness.ports import free_port
+from harness.postgres import SCHEMA, Postgres, binaries
+from harness.proc import run, wait_until
+from harness.stores import StoreCase
+
+QUERY = "SELECT destination FROM routes WHERE identifier = $1"
+UPSERT = ("INSERT INTO routes VALUES ($1, $2) ON CONFLICT (identifier) "
+          "DO UPDATE SET destination = excluded.destination")
+DELETE = "DELETE FROM routes WHERE identifier = $1"
+
+
+@need("setpriv", *([] if binaries() else ["postgres"]))
+class PostgresCase(StoreCase):
+    def postgres(self, routes=None, **keys):
+        p = self.keep(Postgres(**keys)).start()
+        p.sql(SCHEMA)
+        if routes:
+            p.routes(routes)
+        return p
+
+    def serve(self, p, section=None, **mapping):
+        return self.daemon("sql", dict({"url": p.url(), "query": QUERY},
+                                       **(section or {})), **mapping)
+
+    def fresh(self, p):
+        """The table as a test wants to find it."""
+        p.sql("TRUNCATE routes")
+        return p
+
+
+class Answers(PostgresCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.p = Postgres(tls="good").start()
+        cls.addClassCleanup(cls.p.stop)
+        cls.p.sql(SCHEMA)
+
+    def setUp(self):
+        super().setUp()
+        self.fresh(self.p)
+
+    def test_identifier_domain_default(self):
+        """Lookups: the identifier, then "@domain", then default_destination
+        (CONFIG)"""
+        self.p.routes({"alice@example.com": "new", "@moved.example": "new",
+                       "stayed@moved.example": "legacy"})
+        self.p.sql("INSERT INTO routes VALUES ('nothing', NULL)")
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "nothing", "legacy")
+
+    def test_only_bound_parameters(self):
+        """SQL injection through the user name: only bound parameters"""
+        self.p.routes({"alice": "new", "a_b%": "new", "o'hara": "new",
+                       "back\\slash": "new", "$1": "new"})
+        d = self.serve(self.p)
+        for name in ("o'hara", "a_b%", "back\\slash", "$1"):
+            self.assertRoute(d, name, "new")
+        for name in ("'OR(1=1)--", "alice'--", "_lice", "%", "a';DROP",
+                     "\\", "$2", "E'alice'"):
+            self.assertRoute(d, name, "legacy")
+        # What is no UTF-8 cannot be in the table.
+        self.assertRoute(d, "j\xfcrgen", "legacy")
+        self.assertRoute(d, "\xff", "legacy")
+
+    def test_tls(self):
+        """TLS parameters in the URL"""
+        self.p.routes({"alice": "new"})
+        more = f"?sslmode=verify-full&sslrootcert={certs().ca}"
+        d = self.serve(self.p, {"url": self.p.url("localhost", more=more)})
+        self.assertRoute(d, "alice", "new")
+        bad = self.keep(Postgres(tls="wrong")).start()
+        d = self.serve(bad, {"url": bad.url("localhost", more=more)})
+        self.assertNoRoute(d, "alice")
+        d.wait_log("does not match host name")
+
+    def test_unix_socket(self):
+        self.p.routes({"alice": "new"})
+        url = (f"postgres:///postgres?host={self.p.dir}&port={self.p.port}"
+               "&user=postgres")
+        d = self.serve(self.p, {"url": url})
+        self.assertRoute(d, "alice", "new")
+
+    def test_password(self):
+        """never shown in messages"""
+        self.p.sql("CREATE ROLE reader LOGIN PASSWORD 'p@ss:w/rd'")
+        with open(f"{self.p.data}/pg_hba.conf", encoding="ascii") as f:
+            hba = f.read()
+        with open(f"{self.p.data}/pg_hba.conf", "w", encoding="ascii") as f:
+            f.write("host all reader 127.0.0.1/32 scram-sha-256\n" + hba)
+        self.p.sql("GRANT SELECT ON routes TO reader; "
+                   "SELECT pg_reload_conf()")
+        self.p.routes({"alice": "new"})
+        url = self.p.url(user="reader:p%40ss%3Aw%2Frd")
+        d = self.serve(self.p, {"url": url})
+        wait_until(lambda: self.reply(d, "alice") == "+OK new", "a route")
+        bad = self.serve(self.p, {"url": url.replace("ss", "xx")})
+        self.assertNoRoute(bad, "alice")
+        bad.wait_log("password authentication failed")
+        for daemon in (d, bad):
+            for secret in ("p@ss", "p%40", "p@xx"):
+                self.assertNotIn(secret, daemon.output())
+
+    def test_undeclared_destination(self):
+        """A destination that is not declared: logged, default used"""
+        self.p.routes({"alice": "nowhere"})
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_log("nowhere")
+
+    def test_bad_urls(self):
+        for url in ("postgres://a:sesame@h/d?nonsense=1",
+                    "postgres://a:sesame@h:port/d",
+                    "postgres://a:sesame@one,two/d"):
+            d = self.serve(self.p, {"url": url}, start=False).launch()
+            process, d.process = d.process, None
+            self.assertEqual(process.wait(), 78)
+            self.assertIn("mapping.sql.url", d.output())
+            self.assertNotIn("sesame", d.output())
+
+    def test_bad_query(self):
+        """What PostgreSQL says of it is in the log."""
+        d = self.serve(self.p, {"query": "SELECT x FROM elsewhere "
+                                         "WHERE y = $1"})
+        self.assertNoRoute(d, "alice")
+        d.wait_log("elsewhere")
+
+    def test_error_in_one_row(self):
+        """An error that concerns one identifier stops nobody else."""
+        self.p.routes({"alice": "new", "bad": "x"})
+        d = self.serve(self.p, {"query": (
+            "SELECT CASE destination WHEN 'x' THEN (1 / (length(destination)"
+            " - 1))::text ELSE destination END FROM routes "
+            "WHERE identifier = $1")})
+        self.assertNoRoute(d, "bad")
+        d.wait_log("division by zero")
+        self.assertRoute(d, "alice", "new")
+
+    def test_writes(self):
+        """SQL by the two queries; ... NOTIFY"""
+        d = self.serve(self.p, {"upsert_query": UPSERT,
+                                "delete_query": DELETE, "channel": "Routes"})
+        self.assertRoute(d, "o'hara", "legacy")
+        wait_until(lambda: "LISTEN" in self.p.sql(
+            "SELECT query FROM pg_stat_activity"), "a listener")
+
+        def route(*words):
+            done = run([binary(), "route", "-c", d.path, *words])
+            self.assertEqual(done.returncode, 0, done.stderr)
+        route("--set", "new", "o'hara")
+        self.assertEqual(self.p.sql("SELECT * FROM routes"), "o'hara|new\n")
+        wait_until(lambda: self.reply(d, "o'hara") == "+OK new", "the news",
+                   timeout=2)
+        route("--delete", "o'hara")
+        self.assertEqual(self.p.sql("SELECT * FROM routes"), "")
+        wait_until(lambda: self.reply(d, "o'hara") == "+OK legacy",
+                   "the news", timeout=2)
+
+    def test_read_only(self):
+        d = self.serve(self.p, start=False)
+        done = run([binary(), "route", "-c", d.path, "--set", "new", "x"])
+        self.assertEqual(done.returncode, 73)
+        self.assertIn(b"read-only", done.stderr)
+
+    def test_pool_size(self):
+        """pool_size connections, shared out among the workers"""
+        d = self.serve(self.p, {"pool_size": 4, "query": (
+            "SELECT destination FROM routes WHERE identifier = $1 "
+            "AND pg_sleep(0.05) IS NOT NULL")}, lookup_timeout="5s")
+        self.p.routes({f"user{i}": "new" for i in range(30)})
+        replies = []
+        threads = [threading.Thread(target=lambda n=i: replies.append(
+            self.reply(d, f"user{n}"))) for i in range(30)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(replies, ["+OK new"] * 30)
+        n = int(self.p.sql("SELECT count(*) FROM pg_stat_activity WHERE "
+                           "application_name = 'mailferry'"))
+        self.assertLessEqual(n, 4)
+        self.assertGreater(n, 0)
+
+
+class Faults(PostgresCase):
+    def test_outage(self):
+        """a cache that survives outages: refusing"""
+        p = self.postgres({"alice": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        other = self.serve(p, on_store_error="default")
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(other, "alice", "new")
+        p.halt()
+        time.sleep(0.1)  # her answer gets old
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob", within=1)
+        self.assertRoute(other, "bob", "legacy")
+        p.start()
+        p.routes({"carol": "new"})
+        wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
+        d.wait_log("the store answers again")
+
+    def test_restart_between_lookups(self):
+        """restarting: the connection that died of it is not the login's
+        trouble"""
+        p = self.postgres({f"user{i}": "new" for i in range(20)})
+        d = self.serve(p)
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "new")
+        p.halt()
+        p.start()
+        for i in range(10, 20):
+            self.assertRoute(d, f"user{i}", "new")
+
+    def test_dying_in_mid_query(self):
+        """dying mid-query: asked once more"""
+        p = self.postgres({"alice": "new", "bob": "new"})
+        d = self.serve(p, {"pool_size": 1, "query": (
+            "SELECT destination FROM routes WHERE identifier = $1 AND "
+            "pg_sleep(CASE $1 WHEN 'bob' THEN 0.4 ELSE 0 END) IS NOT NULL")},
+            lookup_timeout="5s")
+        self.assertRoute(d, "alice", "new")
+        replies = []
+        t = threading.Thread(
+            target=lambda: replies.append(self.reply(d, "bob")))
+        t.start()
+        wait_until(lambda: p.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+            "wait_event = 'PgSleep'") == "t\n", "the query is killed")
+        t.join()
+        self.assertEqual(replies, ["+OK new"])
+
+    def test_slow(self):
+        """slow: inside lookup_timeout; others' logins go on"""
+        p = self.postgres({"alice": "new", "slow": "new"})
+        d = self.serve(p, {"query": (
+            "SELECT destination FROM routes WHERE identifier = $1 AND "
+            "pg_sleep(CASE $1 WHEN 'slow' THEN 30 ELSE 0 END) IS NOT NULL")})
+        start = time.monotonic()
+        replies = []
+        t = threading.Thread(
+            target=lambda: replies.append(self.reply(d, "slow")))
+        t.start()
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "legacy")
+        t.join()
+        self.assertTempFail(replies[0])
+        self.assertLess(time.monotonic() - start, 3)
+        self.assertRoute(d, "alice", "new")
+
+    def test_hanging(self):
+        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
+        p = self.postgres({"alice": "new", "bob": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        p.freeze()
+        time.sleep(0.1)  # her answer gets old
+        self.assertNoRoute(d, "bob")
+        self.assertRoute(d, "alice", "new")
+        p.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+    def test_garbage(self):
+        """answering garbage"""
+        def says(data):
+            def talk(s):
+                s.recv(4096)
+                s.sendall(data)
+                s.recv(4096)
+            return talk
+
+        def flood(s):
+            s.recv(4096)
+            while True:
+                s.sendall(b"R\x7f\xff\xff\xff" + b"x" * 65536)
+        for talk in (says(b"+OK POP3\r\n"), says(b"\0" * 500), says(b""),
+                     says(b"NR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I" + b"\1" * 99),
+                     says(b"E\0\0\0\x0ano"), flood):
+            port = self.talking(talk)
+            d = self.daemon("sql", {
+                "url": f"postgres://a@127.0.0.1:{port}/b", "query": QUERY})
+            self.assertNoRoute(d, "alice")
+            d.stop()
+
+    def talking(self, talk):
+        listener = socket.create_server(("127.0.0.1", free_port()))
+        self.addCleanup(listener.close)
+
+        def one(s):
+            try:
+                talk(s)
+            except OSError:
+                pass
+            s.close()
+
+        def serve():
+            while True:
+                try:
+                    s, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(s,), daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+
+class Channel(PostgresCase):
+    def test_notify_invalidates_everywhere(self):
+        """with PostgreSQL a NOTIFY invalidates that identifier in every
+        mailferry within a second; an empty payload clears the cache; what
+        was missed during a restart is asked again"""
+        p = self.postgres({"alice": "new", "bob": "new",
+                           "@moved.example": "new"})
+        daemons = [self.serve(p, {"channel": "Route changes"})
+                   for _ in range(2)]
+        self.listening(p, 2)
+        for d in daemons:
+            for name in ("alice", "bob", "x@moved.example"):
+                self.assertRoute(d, name, "new")
+        for name, where in (("alice", "legacy"), ("carol", "new"),
+                            ("@moved.example", "legacy")):
+            p.routes({name: where})
+            start = time.monotonic()
+            p.sql(f"NOTIFY \"Route changes\", '{name}'")
+            login = name if name[0] != "@" else "x" + name
+            for d in daemons:
+                wait_until(lambda: self.reply(d, login) == f"+OK {where}",
+                           "the new route", timeout=5)
+            self.assertLess(time.monotonic() - start, 1)
+        p.routes({"bob": "legacy"})
+        for d in daemons:
+            self.assertRoute(d, "bob", "new")
+        p.sql("NOTIFY \"Route changes\"")
+        for d in daemons:
+            wait_until(lambda: self.reply(d, "bob") == "+OK legacy",
+                       "an empty payload clears the cache")
+        p.halt()
+        self.assertRoute(daemons[0], "bob", "legacy")
+        p.start()
+        p.routes({"bob": "new"})
+        for d in daemons:
+            wait_until(lambda: self.reply(d, "bob") == "+OK new",
+                       "what was missed is asked again")
+
+    def listening(self, p, n):
+        wait_until(lambda: p.sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE "
+            "query LIKE 'LISTEN%'") == f"{n}\n", "listeners")
+
+
+if __name__ == "__main__":
+    unittest.main()
