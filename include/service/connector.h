@@ -40,6 +40,7 @@ struct connector_spec {
 	const struct config *cfg; /* its listeners are "ourselves" */
 	const struct config_destination *dest;
 	uint16_t port;
+	struct addr after; /* begin behind this one; none: at the first */
 	struct connector_turns *turns; /* the caller's */
 	connector_done *done;
 	void *arg;

@@ -40,6 +40,7 @@ static void connector_resolved(void *arg, const struct addr *addrs, size_t n,
     const char *reason);
 static void connector_sort(struct connector *c, const struct addr *addrs,
     size_t n);
+static void connector_rotate(struct connector *c);
 static void connector_timer_cb(evutil_socket_t fd, short what, void *arg);
 static void connector_next(struct connector *c);
 static bool connector_try(struct connector *c, struct connector_attempt *a);
@@ -118,6 +119,7 @@ connector_resolved(void *arg, const struct addr *addrs, size_t n,
 
 	c->lookup = NULL;
 	connector_sort(c, addrs, n);
+	connector_rotate(c);
 	if (n == 0)
 		connector_failed(c, CONNECTOR_RESOLVE, NULL, reason);
 	connector_after(c, 0);
@@ -148,6 +150,23 @@ connector_sort(struct connector *c, const struct addr *addrs, size_t n)
 		family =
 		    addrs[pick].u.sa.sa_family == AF_INET ? AF_INET6 : AF_INET;
 	}
+}
+
+/* A second try is no use at a server that accepts and then fails: its address
+ * comes last, and those behind it first. */
+static void
+connector_rotate(struct connector *c)
+{
+	struct addr order[CONNECTOR_ADDRS_MAX];
+	size_t first = 0, n = c->n_attempts;
+
+	for (size_t i = 0; i < n; i++) {
+		order[i] = c->attempt[i].addr;
+		if (addr_same_ip(&order[i], &c->spec.after))
+			first = i + 1;
+	}
+	for (size_t i = 0; i < n; i++)
+		c->attempt[i].addr = order[(first + i) % n];
 }
 
 static void

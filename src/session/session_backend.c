@@ -99,6 +99,7 @@ struct backend {
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
 	unsigned retries; /* left */
+	struct addr after; /* the last connection was there and failed */
 	bool xclient_offered;
 	bool credentials_out; /* on this connection */
 	bool fallback; /* an inline response was refused just now */
@@ -207,6 +208,7 @@ backend_connect(struct backend *b)
 	    .cfg = s->cfg,
 	    .dest = b->dest,
 	    .port = b->endpoint->port,
+	    .after = b->after,
 	    .turns = &s->slice->source_turn[s->destination],
 	    .done = backend_connected,
 	    .arg = b,
@@ -423,6 +425,8 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 		log_cstr(&l, "reason", reason);
 		log_end(&l);
 		b->retries--;
+		if (b->state != BACKEND_CONNECT)
+			b->after = s->backend_addr;
 		backend_reset(b);
 		backend_enter(b, BACKEND_CONNECT);
 		evtimer_add(b->pause, &tv);

@@ -174,6 +174,40 @@ class Addresses(Networked):
                 self.assertLess(min(times), STAGGER * .9)
                 self.assertLess(max(times), SOON)
 
+    def test_closing_first(self):
+        """resolve, connect (each address in turn, ...), within
+        `backend_timeout`, retried as configured; One after a connection that
+        failed begins with the name's next address. (mailferry.yaml(5))"""
+        def closes(c):
+            c.close()
+        for b in (self.at[FOUR], self.at[OTHER_FOUR]):
+            self.addCleanup(setattr, b, "script", Pop3())
+        self.at[FOUR].script = closes
+        names = {"next": [FOUR, OTHER_FOUR],
+                 "family": [FOUR, SIX],
+                 "dead": [SWALLOWS_FOUR, FOUR, OTHER_FOUR],
+                 "refusing": [REFUSES_FOUR, FOUR, OTHER_FOUR]}
+        for retries in (0, 1):
+            d = self.serve_names(names, backend_connect_retries=retries)
+            for name in names:
+                with self.subTest(name, retries=retries):
+                    reply, took, c = self.log_in(d, name)
+                    if retries:
+                        self.assertReply(reply, "+OK")
+                    else:
+                        self.assertTempFail(reply)
+                    self.assertLess(took, SOON)
+                    c.close()
+        # Two that close, and a third.
+        self.at[OTHER_FOUR].script = closes
+        d = self.serve_names({"two": [FOUR, OTHER_FOUR, "10.77.0.13"]},
+                             backend_connect_retries=2)
+        with self.net.far:
+            self.backend(tls="plain", address="10.77.0.13", port=PORT)
+        reply, took, _ = self.log_in(d, "two")
+        self.assertReply(reply, "+OK")
+        self.assertLess(took, SOON)
+
     def test_ipv6_only(self):
         """host: name (resolved at each connection, every address tried) or
         literal address (CONFIG)"""
