@@ -4,6 +4,8 @@ fail (PROTOCOL and CONFIG). Each docstring quotes the sentence that its test
 proves. Needs root, for network namespaces.
 """
 
+import os
+import socket
 import threading
 import time
 import unittest
@@ -11,7 +13,7 @@ import unittest
 from harness.case import Case, Pop3, need, need_that
 from harness.fake_backend import silent
 from harness.netns import Dns, Network, why_not
-from harness.proc import wait_until
+from harness.proc import check_run, wait_until
 
 PORT = 1100  # of all backends; their addresses tell them apart
 DNS, DNS2 = "10.77.0.53", "10.77.0.54"
@@ -100,6 +102,30 @@ class Networked(Case):
         end = d.wait_record(lambda r: "bytes_to_client" in r, "the end", mark)
         # One of them is the client's.
         return took, end, self.net.near.tcp("ActiveOpens") - opened - 1
+
+
+class Alone(Networked):
+    """The harness itself."""
+
+    def test_nothing_of_the_machine_is_touched(self):
+        """Neither its interfaces nor its routes nor its names."""
+        def machine():
+            with open("/proc/net/route", encoding="ascii") as routes:
+                return (socket.if_nameindex(), routes.read(),
+                        os.readlink("/proc/thread-self/ns/net"),
+                        check_run(["cat", "/etc/hosts",
+                                   "/proc/self/mountinfo"]).stdout)
+        before = machine()
+        net = Network()
+        self.addCleanup(net.close)
+        with net.far:
+            self.assertEqual({name for _, name in socket.if_nameindex()
+                              if name in ("lo", "cable")}, {"lo", "cable"})
+        check_run([*net.via(hosts="127.0.0.1 x\n"), "grep", "-qx",
+                   "127.0.0.1 x", "/etc/hosts"])
+        self.assertEqual(machine(), before)
+        net.close()
+        self.assertEqual(machine(), before)
 
 
 class Addresses(Networked):
