@@ -1,0 +1,610 @@
+"""Every fault at every stage: what a backend or a client may do wrong, or have
+done to it, at each point of a session (PROTOCOL and CONFIG).
+
+A table says for each cell what the client hears, within what time, what the
+log calls it and whom the breaker blames, while a steady load on another
+destination must notice nothing of it. What the clients waited is printed.
+"""
+
+import itertools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+from harness.case import Backend, Case, certs
+from harness.client import Client, Closed, b64, context, plain, xoauth2
+from harness.fake_backend import Connection, Gone
+from harness.mailferry import sanitized
+from harness.ports import free_port, is_listening
+from harness.proc import DEADLINE, Process, descriptors, temp_dir, wait_until
+
+# How much longer things may take with a slow build or machine.
+FACTOR = float(os.environ.get("MAILFERRY_TEST_SLOWNESS",
+                              "3" if sanitized() else "1"))
+READY = 1.0  # backend_timeout
+ANSWER = 1.5  # backend_auth_timeout
+COOLDOWN = 1.0
+THRESHOLD = 3
+SLACK = 1.0 * FACTOR
+QUICK = .9 * FACTOR  # for what needs no deadline to be noticed
+GOOD_P99 = 1.0 * FACTOR
+
+LONG_PASSWORD = "s" * 300  # too long for an inline response
+CHALLENGE = b'{"status":"401"}'
+
+
+class Way:
+    """How a login reaches a backend: the leg's configuration and what the
+    client does."""
+
+    def __init__(self, tls="implicit", auth="auto", forwarding="none",
+                 password="secret", bearer=False):
+        self.tls, self.auth, self.forwarding = tls, auth, forwarding
+        self.password, self.bearer = password, bearer
+
+
+def talk(c, way, at):
+    """A backend's side of a login. at(stage) is called when the proxy has
+    done its part of it and the backend's is due."""
+    if way.forwarding == "proxy":
+        at("proxy")
+        Backend._proxy_header(c)
+    if way.tls == "implicit":
+        at("handshake")
+        c.starttls()
+    at("greeting")
+    c.send("+OK [XCLIENT] ready" if way.forwarding == "xclient"
+           else "+OK ready")
+    while True:
+        verb, _, arg = c.line().partition(" ")
+        if verb == "CAPA":
+            first = way.tls == "starttls" and not c.tls
+            at("capa" if first else "learn")
+            c.raw(b"+OK\r\nUSER\r\nSASL PLAIN XOAUTH2\r\n"
+                  + (b"STLS\r\n" if first else b"") + b".\r\n")
+        elif verb == "STLS":
+            at("stls")
+            c.send("+OK")
+            at("handshake")
+            c.starttls()
+        elif verb == "XCLIENT":
+            at("xclient")
+            c.send("+OK")
+        elif verb == "USER":
+            at("user")
+            c.send("+OK")
+        elif verb == "PASS":
+            at("pass")
+            break
+        elif verb == "AUTH" and " " in arg and not way.bearer:
+            at("auth")
+            break
+        elif verb == "AUTH" and way.bearer:
+            if at("challenge offered"):
+                c.send("+ " + b64(CHALLENGE))
+                at("challenge")
+                c.line()
+                at("challenge answered")
+            break
+        elif verb == "AUTH":
+            at("prompt")
+            c.send("+ ")
+            c.line()
+            at("response")
+            break
+        else:
+            c.send("-ERR unknown command")
+    c.send("+OK logged in")
+    while True:
+        line = c.line()
+        c.send("+OK")
+        if line == "QUIT":
+            c.close()
+            return
+
+
+# The faults. Each is given the connection; what follows it never happens.
+
+def fin(c):
+    c.close()
+
+
+def cut(c):
+    """FIN without close_notify."""
+    c.sock.close()
+
+
+def rst(c):
+    c.reset()
+
+
+def silence(c):
+    c.drain()
+
+
+def trickles(data):
+    """One octet a second, and no end."""
+    def fault(c):
+        for i in range(len(data)):
+            c.raw(data[i:i + 1])
+            while select.select([c.sock], [], [], 1)[0]:
+                c.octets()
+    return fault
+
+
+def says(data):
+    def fault(c):
+        c.raw(data)
+        c.drain()
+    return fault
+
+
+def beneath(data):
+    """Below TLS, where a record should be."""
+    def fault(c):
+        os.write(c.sock.fileno(), data)
+        c.drain()
+    return fault
+
+
+def flood(c):
+    while True:
+        c.raw(b"A" * 16384)
+
+
+trickle = trickles(b"+OK but slowly")
+trickle_tls = trickles(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+garbage = says(b"\x80\xff\x01 \xc3\x28 what?\r\n")
+control = says(b"+OK a\0b\rc\x1b[2J\r\n")
+oversize = says(b"+OK " + b"x" * 600 + b"\r\n")
+oversize_auth = says(b"+ " + b"x" * 20000 + b"\r\n")
+twice = says(b"+OK\r\n+OK logged in\r\n")
+endless = says(b"+OK\r\n" + b"X-CAPABILITY\r\n" * 200)
+refusal = says(b"-ERR no\r\n")
+busy = says(b"-ERR [SYS/TEMP] try later\r\n")
+in_clear = beneath(b"+OK logged in\r\n")
+alert = beneath(b"\x15\x03\x03\x00\x02\x02\x28")
+huge_record = beneath(b"\x16\x03\x03\xff\xff" + b"x" * 100)
+
+# Whose failure it is: counts at once, over distinct clients, or not at all.
+HOST, CLIENT, NOBODY = "host", "client", "nobody"
+
+
+class Fault:
+    """A row of the table. failure: its name in the log; reply: what the
+    client's reply begins with; wait: seconds until then (0: at once)."""
+
+    def __init__(self, name, do, failure, blame, wait=0, reply=None):
+        self.name, self.do = name, do
+        self.failure, self.blame = failure, blame
+        self.wait, self.reply = wait, reply
+
+
+def closing(failure, blame, tls):
+    """The ways to go away."""
+    found = [Fault("FIN", fin, failure, blame),
+             Fault("RST", rst, failure, blame)]
+    if tls:
+        found.append(Fault("FIN without close_notify", cut, failure, blame))
+    return found
+
+
+def quiet(failure, blame, wait, slowly=trickle):
+    """The ways to say too little."""
+    return [Fault("silence", silence, failure, blame, wait),
+            Fault("trickle", slowly, failure, blame, wait)]
+
+
+def nonsense(long, tls, lost, blame=CLIENT):
+    """What is no reply, and what is no TLS."""
+    found = [Fault("garbage", garbage, "protocol", blame),
+             Fault("control bytes", control, "protocol", blame),
+             Fault("over-long line", long, "protocol", blame),
+             Fault("flood", flood, "protocol", blame)]
+    if tls:
+        found += [Fault("plaintext inside TLS", in_clear, lost, blame),
+                  Fault("alert inside TLS", alert, lost, blame)]
+    return found
+
+
+def before_login(tls, *more):
+    return closing("closed", CLIENT, tls) + \
+        quiet("timeout", CLIENT, READY) + nonsense(oversize, tls, "closed") + list(more)
+
+
+def login_sent(long, *more):
+    return closing("dropped", CLIENT, True) + \
+        quiet("unanswered", NOBODY, ANSWER) + nonsense(long, True, "dropped") + \
+        [Fault("-ERR", refusal, "rejected", NOBODY, reply="-ERR no"),
+         Fault("-ERR [SYS/TEMP]", busy, "busy", NOBODY,
+               reply="-ERR [SYS/TEMP] try later")] + list(more)
+
+
+HANDSHAKE = closing("closed", CLIENT, False) + quiet(
+    "timeout", CLIENT, READY, trickle_tls) + [
+    Fault("garbage", garbage, "tls", CLIENT),
+    Fault("plaintext", in_clear, "tls", CLIENT),
+    Fault("alert", alert, "tls", CLIENT),
+    Fault("over-long record", huge_record, "tls", CLIENT),
+    Fault("flood", flood, "tls", CLIENT)]
+
+TWICE = Fault("two replies", twice, "protocol", CLIENT)
+REFUSED = Fault("-ERR", refusal, "rejected", NOBODY, reply="-ERR no")
+
+IMPLICIT, STARTTLS = Way(), Way("starttls")
+USER = Way(auth="user")
+SASL = Way(auth="sasl")
+TWO_STEPS = Way(auth="sasl", password=LONG_PASSWORD)
+BEARER = Way(bearer=True)
+
+# (title, stage in talk(), way, faults, whether credentials are out)
+STAGES = [
+    ("PROXY header", "proxy", Way(forwarding="proxy"), HANDSHAKE, False),
+    ("TLS handshake", "handshake", IMPLICIT, HANDSHAKE, False),
+    ("greeting in TLS", "greeting", IMPLICIT, before_login(
+        True, TWICE, Fault("-ERR", refusal, "closed", CLIENT)), False),
+    ("greeting in clear", "greeting", STARTTLS, before_login(
+        False, TWICE, Fault("-ERR", refusal, "closed", CLIENT)), False),
+    ("CAPA", "capa", STARTTLS, before_login(
+        False, Fault("no end", endless, "protocol", CLIENT),
+        Fault("-ERR", refusal, "tls", CLIENT)), False),
+    ("STLS", "stls", STARTTLS, before_login(
+        False, TWICE, Fault("-ERR", refusal, "tls", CLIENT)), False),
+    ("handshake after STLS", "handshake", STARTTLS, HANDSHAKE, False),
+    ("XCLIENT", "xclient", Way("starttls", forwarding="xclient"),
+     before_login(True, TWICE,
+                  Fault("-ERR", refusal, "forwarding", NOBODY)), False),
+    ("second CAPA", "learn", STARTTLS, before_login(
+        True, Fault("no end", endless, "protocol", CLIENT)), False),
+    ("USER", "user", USER, closing("closed", CLIENT, True)
+     + quiet("timeout", CLIENT, ANSWER)
+     + nonsense(oversize, True, "closed") + [TWICE, REFUSED], False),
+    ("PASS", "pass", USER, login_sent(oversize), True),
+    ("AUTH prompt", "prompt", TWO_STEPS, closing("closed", CLIENT, True)
+     + quiet("timeout", CLIENT, ANSWER)
+     + nonsense(oversize_auth, True, "closed") + [TWICE, REFUSED], False),
+    ("AUTH sent", "auth", SASL, login_sent(oversize_auth), True),
+    ("response sent", "response", TWO_STEPS, login_sent(oversize_auth), True),
+    # Who offers a challenge is well: nothing of what follows adds up.
+    ("challenge", "challenge", BEARER, [
+        Fault(f.name, f.do, f.failure, NOBODY)
+        for f in closing("dropped", NOBODY, True)
+        + [Fault(n.name, n.do, "protocol", NOBODY)
+           for n in nonsense(oversize_auth, False, "")]
+        + [Fault("plaintext inside TLS", in_clear, "dropped", NOBODY)]],
+     True),
+    ("challenge answered", "challenge answered", BEARER, [
+        Fault(f.name, f.do, f.failure, NOBODY, f.wait, f.reply)
+        for f in login_sent(oversize_auth)], True),
+]
+
+
+class Cell:
+    """One fault at one stage: a backend that has it, and what is expected.
+    steps: (client, how many at once, failure, whether it is down then)."""
+
+    def __init__(self, number, title, stage, way, fault):
+        self.name = f"c{number}"
+        self.title, self.stage, self.way = title, stage, way
+        self.fault = fault
+        self.sick = True
+        self.seen = 0  # logins that came to the stage
+        self.back = None  # seconds until it was used again
+        self.waits = []
+        self.source = [f"127.1.{number}.{n}" for n in (1, 2)]
+        self.backend = None
+
+    def __str__(self):
+        return f"{self.title}: {self.fault.name}"
+
+    def listen(self):
+        self.backend = Backend(certs(), self.script, tls="plain")
+        self.port = self.backend.port
+
+    def script(self, c):
+        def at(stage):
+            if not self.sick or stage != self.stage:
+                return self.sick
+            if stage in ("proxy", "handshake"):
+                c.octets()  # unread, it would make each FIN a RST
+            self.seen += 1
+            self.fault.do(c)
+            raise Gone("the fault is done")
+        talk(c, self.way, at)
+
+    def revive(self):
+        self.sick = False
+
+    def close(self):
+        self.backend.close()
+
+    def destination(self):
+        return destination(self.way, self.port)
+
+    def begin(self, _test):
+        pass
+
+    def after_step(self):
+        pass
+
+    def wait_of(self, failure):
+        """How long that failure takes to be noticed."""
+        return self.fault.wait if failure == self.fault.failure else 0
+
+    def steps(self):
+        f = self.fault.failure
+        return {
+            HOST: [(0, THRESHOLD, f, True), (1, 1, "down", True)],
+            CLIENT: [(0, THRESHOLD, f, False), (1, 1, f, True),
+                     (0, 1, "down", True)],
+            NOBODY: [(0, THRESHOLD, f, False), (1, 1, f, False),
+                     (0, 1, f, False)],
+        }[self.fault.blame]
+
+
+def destination(way, port):
+    """The section of a destination."""
+    return {"host": "127.0.0.1", "forwarding": way.forwarding,
+            "tls_server_name": "mail.example.com",
+            "tls_ca_file": certs().ca,
+            "protocol": {"pop3": {"port": port, "tls": way.tls,
+                                  "auth": way.auth}}}
+
+
+def ms(seconds):
+    return f"{int(seconds * 1000)}ms"
+
+
+COUNT = itertools.count()
+
+
+def login(c, way, user):
+    """Logs a client in: the reply, and the seconds it waited for it. A
+    challenge is answered as soon as the backend has had time to be at
+    fault."""
+    if way.bearer:
+        start = time.monotonic()
+        reply = c.cmd("AUTH XOAUTH2 " + xoauth2(user, "token"))
+        if reply.startswith("+ "):
+            start = time.monotonic()
+            reply = c.cmd("")
+    else:
+        c.cmd(f"USER {user}")
+        start = time.monotonic()
+        reply = c.cmd(f"PASS {way.password}")
+    return reply, time.monotonic() - start
+
+
+class Log:
+    """A daemon's log, read as it grows."""
+
+    def __init__(self, daemon):
+        self.path = daemon.log_path
+        self.lock = threading.Lock()
+        self.offset = 0
+        self.failed = {}  # user: record
+        self.down = set()  # destinations that were ever marked down
+
+    def read(self):
+        with self.lock, open(self.path, "rb") as f:
+            f.seek(self.offset)
+            data = f.read()
+            data = data[:data.rfind(b"\n") + 1]
+            self.offset += len(data)
+            for line in data.splitlines():
+                if line.startswith(b"{"):
+                    self._take(json.loads(line))
+
+    def _take(self, record):
+        if record.get("failure") and "user" in record:
+            self.failed[record["user"]] = record
+        elif "destination is down" in record.values():
+            self.down.add(record["destination"])
+
+    def failure(self, user):
+        def look():
+            self.read()
+            return self.failed.get(user)
+        return wait_until(look, f"a failed login of {user}")
+
+
+class Steady:
+    """Clients of the destination that is well, one after the other."""
+
+    def __init__(self, port, sources):
+        self.port = port
+        self.waits = []
+        self.broken = []
+        self.over = threading.Event()
+        self.ctx = context(certs().ca)
+        self.threads = [threading.Thread(target=self._run, args=(source,),
+                                         daemon=True) for source in sources]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, source):
+        while not self.over.is_set():
+            try:
+                with Client(self.port, tls="implicit", source=source,
+                            ctx=self.ctx) as c:
+                    c.cmd("USER good@example.com")
+                    start = time.monotonic()
+                    reply = c.cmd("PASS secret")
+                    self.waits.append(time.monotonic() - start)
+                    if not reply.startswith("+OK"):
+                        self.broken.append(reply)
+                    c.cmd("QUIT")
+                    c.closed()
+            except (AssertionError, OSError) as e:
+                self.broken.append(repr(e))
+            self.over.wait(.01)
+
+    def take(self):
+        """What was waited since the last call."""
+        n = len(self.waits)
+        waits, self.waits[:n] = sorted(self.waits[:n]), []
+        return waits
+
+    def stop(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(DEADLINE)
+
+
+def quantile(waits, q):
+    return waits[min(len(waits) - 1, int(len(waits) * q))] if waits else 0
+
+
+def shown(waits):
+    return f"{len(waits):4} logins, p50 {quantile(waits, .5) * 1e3:7.1f} ms," \
+        f" p99 {quantile(waits, .99) * 1e3:7.1f} ms"
+
+
+class BackendLeg(Case):
+    """What the backend does at each stage of the login."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.cells = []
+        for title, stage, way, faults, _ in STAGES:
+            for fault in faults:
+                cell = Cell(len(cls.cells), title, stage, way, fault)
+                cell.listen()
+                cls.addClassCleanup(cell.close)
+                cls.cells.append(cell)
+        good = Backend(certs(), tls="implicit")
+        cls.addClassCleanup(good.close)
+        cls.daemon = cls.shared_mailferry(
+            {"pop3": {"tls": "plain"}, "pop3s": {"tls": "implicit"}},
+            {"good": good.destination(),
+             **{c.name: c.destination() for c in cls.cells}},
+            {f"@{c.name}": c.name for c in cls.cells},
+            over={"server": {"log_level": "info",
+                             "host_down_threshold": THRESHOLD,
+                             "host_down_min_clients": 2,
+                             "host_down_cooldown": ms(COOLDOWN),
+                             "backend_connect_retries": 0,
+                             "backend_timeout": ms(READY),
+                             "backend_auth_timeout": ms(ANSWER)},
+                  "capabilities": {"pop3": {
+                      "allow_plain_auth_without_tls": True}}})
+        cls.log = Log(cls.daemon)
+        cls.steady = Steady(cls.daemon.port_of("pop3s"),
+                            [f"127.0.0.{n}" for n in range(51, 55)])
+        cls.addClassCleanup(cls.steady.stop)
+        wait_until(lambda: len(cls.steady.waits) >= 20, "the steady load")
+
+    def once(self, cell, source, start=None):
+        """One login: the user, the reply and the seconds until it came."""
+        user = f"u{next(COUNT)}@{cell.name}"
+        with Client(self.daemon.port, source=source) as c:
+            if start:
+                start.wait(DEADLINE)
+            reply, took = login(c, cell.way, user)
+            return user, reply, took
+
+    def together(self, cell, source, count):
+        """So many logins at once."""
+        found, start = [], threading.Barrier(count)
+
+        def run():
+            try:
+                found.append(self.once(cell, source, start))
+            except (AssertionError, OSError, threading.BrokenBarrierError) \
+                    as e:
+                found.append((None, repr(e), 0))
+        threads = [threading.Thread(target=run, daemon=True)
+                   for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * DEADLINE)
+        self.assertEqual(len(found), count)
+        return found
+
+    def check(self, cell, failure, user, reply, took):
+        self.assertIsNotNone(user, reply)
+        cell.waits.append(took)
+        if cell.fault.reply and failure == cell.fault.failure:
+            self.assertEqual(reply, cell.fault.reply)
+        else:
+            self.assertTempFail(reply)
+        record = self.log.failure(user)
+        self.assertEqual(record["failure"], failure, record)
+        wait = cell.wait_of(failure)
+        self.assertGreaterEqual(took, wait - .02)
+        self.assertLess(took, (wait + SLACK) if wait else QUICK)
+
+    def run_cell(self, cell):
+        """All that is expected of a cell."""
+        cell.begin(self)
+        for who, count, failure, down in cell.steps():
+            found = self.together(cell, cell.source[who], count)
+            for one in found:
+                self.check(cell, failure, *one)
+            cell.after_step()
+            self.log.read()
+            self.assertEqual(cell.name in self.log.down, down,
+                             f"down after {count} times {failure!r}")
+        began = time.monotonic()
+        cell.revive()
+        limit = COOLDOWN + SLACK
+        while True:
+            asked = time.monotonic() - began
+            user, reply, took = self.once(cell, cell.source[0])
+            if reply.startswith("+OK"):
+                break
+            self.assertTempFail(reply)
+            self.assertLess(asked, limit, "not revived: " + reply)
+            time.sleep(.05)
+        cell.back = time.monotonic() - began
+
+    def run_stage(self, title, cells):
+        """All cells of a stage side by side; what went wrong."""
+        wrong = {}
+
+        def run(cell):
+            try:
+                self.run_cell(cell)
+            except Exception as e:  # noqa: reported with the cell's name
+                wrong[cell] = e
+        self.steady.take()
+        threads = [threading.Thread(target=run, args=(cell,), daemon=True)
+                   for cell in cells]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(8 * DEADLINE)
+        good = self.steady.take()
+        sick = sorted(w for cell in cells for w in cell.waits)
+        back = max((cell.back for cell in cells if cell.back), default=0)
+        print(f"\n{title}: {len(cells)} faults, back within {back:.2f} s\n"
+              f"  sick: {shown(sick)}\n  good: {shown(good)}",
+              end="", flush=True)
+        for cell in cells:
+            with self.subTest(str(cell)):
+                if cell in wrong:
+                    raise wrong[cell]
+        with self.subTest(title + ": the other destination"):
+            self.assertEqual(self.steady.broken, [])
+            self.assertGreater(len(good), 20)
+            self.assertLess(quantile(good, .99), GOOD_P99)
+
+    def test_every_stage(self):
+        """Backend unreachable, down, full, timed out, or speaking nonsense:
+        `-ERR [SYS/TEMP] ...`, without the words password, login or
+        authentication"""
+        for title in dict.fromkeys(c.title for c in self.cells):
+            self.run_stage(title, [c for c in self.cells if c.title == title])
+
+
+if __name__ == "__main__":
+    unittest.main()
