@@ -147,6 +147,7 @@ static void backend_learn_done(struct backend *b, bool offered);
 static void backend_utf8(struct backend *b);
 static void backend_login(struct backend *b);
 static bool backend_safe(struct backend *b, struct err *err);
+static void backend_credentials_out(struct backend *b);
 static void backend_well(struct backend *b);
 static void backend_login_password(struct backend *b);
 static void backend_login_user(struct backend *b);
@@ -901,20 +902,28 @@ static void
 backend_login(struct backend *b)
 {
 	struct session *s = b->s;
-	struct timeval tv = clock_timeval(BACKEND_AT_WORK_MS);
 	struct err err = {""};
 
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
 		return;
 	}
-	if (destination_is_troubled(b->shared))
-		evtimer_add(b->pause, &tv);
 	session_deadline(s, s->cfg->server.backend_auth_timeout);
 	if (backend_is_password(b))
 		backend_login_password(b);
 	else
 		backend_auth(b, s->cred.frame.data, s->cred.frame.len);
+}
+
+/* What it is silent about from now on may be hard work. */
+static void
+backend_credentials_out(struct backend *b)
+{
+	struct timeval tv = clock_timeval(BACKEND_AT_WORK_MS);
+
+	b->credentials_out = true;
+	if (destination_is_troubled(b->shared))
+		evtimer_add(b->pause, &tv);
 }
 
 /* It has answered a login, whatever it said, or is busy with one: a maildrop
@@ -993,7 +1002,7 @@ backend_pass(struct backend *b)
 		backend_fail(b, FAIL_LOCAL, "the credentials are gone");
 		return;
 	}
-	b->credentials_out = true;
+	backend_credentials_out(b);
 	backend_enter(b, BACKEND_PASS);
 	backend_write_secret(b, "PASS ", p.password, p.password_len);
 }
@@ -1011,7 +1020,7 @@ backend_auth(struct backend *b, const char *b64, size_t len)
 		backend_send(b, BACKEND_AUTH_PROMPT, before);
 		return;
 	}
-	b->credentials_out = true;
+	backend_credentials_out(b);
 	backend_enter(b, BACKEND_AUTH);
 	snprintf(before, sizeof(before), "AUTH %s ", mech);
 	backend_write_secret(b, before, b64, len);
@@ -1024,7 +1033,7 @@ backend_response(struct backend *b)
 	const struct secret *frame = &b->s->cred.frame;
 	struct secret b64 = {NULL, 0};
 
-	b->credentials_out = true;
+	backend_credentials_out(b);
 	backend_enter(b, BACKEND_AUTH_RESULT);
 	if (!backend_is_password(b)) {
 		backend_write_secret(b, "", frame->data, frame->len);
@@ -1067,6 +1076,10 @@ backend_auth_reply(struct backend *b, const struct pop3_reply *reply)
 		backend_response(b);
 	} else if (prompt) {
 		backend_challenge(b, reply);
+	} else if (b->state == BACKEND_AUTH_PROMPT &&
+	    reply->kind == POP3_REPLY_OK) {
+		/* Logged in, with nothing to go by? */
+		backend_fail(b, FAIL_PROTOCOL, "a reply out of place");
 	} else {
 		if (reply->kind == POP3_REPLY_OK && b->state == BACKEND_AUTH &&
 		    !(b->learnt & LEARNT_INLINE)) {
