@@ -233,11 +233,13 @@ class Backend:
     script   the function that talks, or a list: one per connection, the last
              for all others
     proxy    each connection begins with a PROXY v2 header
+    port     0: one that is free; listener: a bound socket instead
     """
 
     def __init__(self, certs, script=None, tls="starttls", cert="good",
                  proxy=False, client_ca=None, address="127.0.0.1", port=0,
-                 maximum=None, alpn=("pop3",), receive_buffer=None):
+                 maximum=None, alpn=("pop3",), receive_buffer=None,
+                 listener=None):
         self.certs = certs
         self.script = script or Pop3()
         self.tls = tls
@@ -248,16 +250,19 @@ class Backend:
         self._lock = threading.Lock()
         self._handshaking = threading.local()
         self.context = self._context(cert, client_ca, maximum, alpn)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.listener = socket.socket(family, socket.SOCK_STREAM)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if receive_buffer:
-            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF,
-                                     receive_buffer)
-        self.listener.bind((address, port))
+        self.listener = listener or self._bound(port, receive_buffer)
         self.listener.listen(128)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def _bound(self, port, receive_buffer):
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        s = socket.socket(family, socket.SOCK_STREAM)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if receive_buffer:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        s.bind((self.address, port))
+        return s
 
     def _context(self, cert, client_ca, maximum, alpn):
         ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
