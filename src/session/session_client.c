@@ -58,6 +58,7 @@ struct client {
 	int fd; /* before there is a bufferevent, else -1 */
 	struct event *ev; /* PROXY header; afterwards the delay's timer */
 	uint64_t proxy_until; /* clock_ms() when the header is too late */
+	ssize_t proxy_seen; /* octets of it at the last look */
 	struct event *watch; /* while a login is under way; its callback */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
@@ -78,6 +79,7 @@ static bool client_wants_proxy(const struct client *c);
 static bool client_proxy_start(struct client *c);
 static bool client_proxy_wait(struct client *c);
 static void client_proxy_cb(evutil_socket_t fd, short what, void *arg);
+static bool client_may_send(int fd);
 static void client_proxy_adopt(struct client *c, const struct proxy_header *h);
 static bool client_connect(struct client *c);
 static bool client_plain(struct client *c);
@@ -223,6 +225,12 @@ client_proxy_cb(evutil_socket_t fd, short what, void *arg)
 		status = proxy_header_parse(data, (size_t)n, &h, &used);
 	}
 	if (status == PROXY_MORE) {
+		/* A close makes the socket readable for good. */
+		if (n == c->proxy_seen && !client_may_send(fd)) {
+			session_close(s, "client closed");
+			return;
+		}
+		c->proxy_seen = n;
 		want = n + 1;
 		setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
 		client_proxy_wait(c);
@@ -249,6 +257,17 @@ client_proxy_cb(evutil_socket_t fd, short what, void *arg)
 	setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
 	if (!client_connect(c))
 		session_close(s, "out of memory");
+}
+
+/* False: the client's FIN or RST has arrived, and all that came before it. */
+static bool
+client_may_send(int fd)
+{
+	struct tcp_info info = {.tcpi_state = TCP_ESTABLISHED};
+	socklen_t len = sizeof(info);
+
+	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
+	return info.tcpi_state == TCP_ESTABLISHED;
 }
 
 static void
