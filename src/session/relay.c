@@ -40,6 +40,7 @@
 #define RELAY_HIGH (64 * 1024) /* held: stop reading */
 #define RELAY_LOW (16 * 1024) /* go on reading */
 #define RELAY_TURN (256 * 1024) /* then the other sessions' turn */
+#define RELAY_LOOKS 16 /* in idle_ms, while octets are held */
 #define RELAY_HALF_MS 30000 /* one side closed: silence of the other */
 
 /* What a read or a write may return besides octets. */
@@ -646,6 +647,9 @@ relay_timer(struct relay *r)
 	if (r->over)
 		return;
 	r->held = relay_held(&r->client) + relay_held(&r->backend);
+	/* When what is held will have gone is only seen by looking. */
+	if (r->held > 0 && until > now + r->idle_ms / RELAY_LOOKS)
+		tv = clock_timeval(r->idle_ms / RELAY_LOOKS);
 	if (evtimer_add(r->timer, &tv) == -1) {
 		relay_reason(r, RELAY_NO_MEMORY);
 		relay_finish(r);
