@@ -18,12 +18,13 @@ import threading
 import time
 import unittest
 
-from harness.case import Backend, Case, certs
+from harness.case import Backend, Case, Pop3, certs
 from harness.client import Client, Closed, b64, context, plain, xoauth2
 from harness.fake_backend import Connection, Gone
 from harness.mailferry import sanitized
 from harness.ports import free_port, is_listening
-from harness.proc import DEADLINE, Process, descriptors, temp_dir, wait_until
+from harness.proc import DEADLINE, Process, cpu_seconds, descriptors, temp_dir, \
+    wait_until
 
 # How much longer things may take with a slow build or machine.
 FACTOR = float(os.environ.get("MAILFERRY_TEST_SLOWNESS",
@@ -598,8 +599,9 @@ class Log:
 class Steady:
     """Clients of the destination that is well, one after the other."""
 
-    def __init__(self, port, sources):
+    def __init__(self, port, sources, pause=.01):
         self.port = port
+        self.pause = pause
         self.waits = []
         self.broken = []
         self.over = threading.Event()
@@ -624,7 +626,7 @@ class Steady:
                     c.closed()
             except (AssertionError, OSError) as e:
                 self.broken.append(repr(e))
-            self.over.wait(.01)
+            self.over.wait(self.pause)
 
     def take(self):
         """What was waited since the last call."""
@@ -799,6 +801,442 @@ class BackendLeg(Case):
         authentication"""
         for title in dict.fromkeys(c.title for c in self.cells):
             self.run_stage(title, [c for c in self.cells if c.title == title])
+
+
+# The client's leg
+
+PREAUTH = 1.5  # preauth_timeout
+HEADER = 1.0  # proxy_header_timeout
+IDLE = 2.0  # bridge_idle
+CLOSING = 5.0  # for a last reply that nobody reads
+WATCH = 1.0  # how often a client that waits for its login is looked after
+BULK = 4 << 20  # octets of a message, more than the buffers on its way hold
+
+
+class Visitor:
+    """A client at some stage, with an address of its own."""
+
+    def __init__(self, leg, source):
+        self.leg, self.source = leg, source
+        self.client = None
+
+    def connect(self, listener, **keys):
+        keys.setdefault("tls", "plain")
+        self.client = Client(self.leg.daemon.port_of(listener),
+                             source=self.source, ctx=self.leg.ctx,
+                             timeout=4 * DEADLINE, **keys)
+        return self.client
+
+    @property
+    def ip(self):
+        return self.source
+
+
+def at_accept(v):
+    v.connect("pop3s", greeting=False)
+
+
+def at_proxy_header(v):
+    v.connect("proxied", greeting=False, first=b"PROXY TCP4 192.0.2.1 127.0")
+
+
+def at_hello(v):
+    v.connect("pop3s", greeting=False,
+              first=b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"r" * 9)
+
+
+def at_greeting(v):
+    v.connect("pop3")
+
+
+def at_dialogue(v):
+    v.connect("pop3s", tls="implicit").cmd("USER alice")
+
+
+def at_stls(v):
+    v.connect("pop3").cmd("STLS")
+
+
+def at_prompt(v):
+    v.connect("pop3s", tls="implicit").cmd("AUTH PLAIN")
+
+
+def at_backend(v):
+    """The backend does not answer the login before the test says so."""
+    c = v.connect("pop3s", tls="implicit")
+    c.cmd(f"USER {v.ip}@held")
+    c.send("PASS secret")
+    wait_until(lambda: v.ip in v.leg.held, "the login at the backend")
+
+
+def at_relay(v):
+    c = v.connect("pop3s", tls="implicit")
+    c.cmd(f"USER {v.ip}@good")
+    reply = c.cmd("PASS secret")
+    if not reply.startswith("+OK"):
+        raise AssertionError(reply)
+
+
+def at_line_up(v):
+    at_relay(v)
+    v.client.raw(b"NOO")
+
+
+def at_message_down(v):
+    c = v.connect("pop3s", tls="implicit", receive_buffer=16384)
+    c.cmd(f"USER {v.ip}@good")
+    c.cmd("PASS secret")
+    c.cmd("RETR 1")
+
+
+def at_quit(v):
+    at_relay(v)
+    v.client.send("QUIT")
+
+
+def leaves(v):
+    v.client.half_close()
+
+
+def resets(v):
+    v.client.reset()
+
+
+def nothing(_v):
+    pass
+
+
+def dribbles(data, pause=.25):
+    """Octets one by one until the other side closes."""
+    def fault(v):
+        try:
+            for i in range(len(data)):
+                v.client.raw(data[i:i + 1], note=False)
+                if select.select([v.client.sock], [], [], pause)[0]:
+                    return
+        except OSError:
+            pass
+    return fault
+
+
+def sends(data):
+    def fault(v):
+        try:
+            v.client.raw(data)
+        except OSError:
+            pass  # it closes on the first of it
+    return fault
+
+
+def never_reads(data):
+    """Asks and asks, and takes no answer."""
+    def fault(v):
+        sock = v.client.sock
+        sock.settimeout(.2)
+        try:
+            while True:
+                sock.sendall(data)
+        except OSError:
+            pass
+        sock.settimeout(4 * DEADLINE)
+    return fault
+
+
+def then_answered(do):
+    """While the backend thinks about the login, for long enough that the
+    client has been looked after."""
+    def fault(v):
+        do(v)
+        v.leg.over.wait(2 * WATCH)
+        v.leg.release(v.ip)
+        reply = v.client.line()
+        if not reply.startswith("+OK"):
+            raise AssertionError(reply)
+    return fault
+
+
+class Visit:
+    """A row of the client's table. ends: the reasons that the session's end
+    may have in the log; within: seconds (from, to) until then."""
+
+    def __init__(self, title, stage, name, do, ends, within, calm=True):
+        self.title, self.stage, self.name, self.do = title, stage, name, do
+        self.ends = (ends,) if isinstance(ends, str) else ends
+        self.within = within
+        self.least, self.most = within
+        self.calm = calm
+
+    def __str__(self):
+        return f"{self.title}: {self.name}"
+
+
+SOON = (0, QUICK)
+STALLED = (0, 3 * IDLE + SLACK)  # octets still move for a while
+OCTETS = b"x" * 200
+NO_TLS = "TLS handshake failed"
+
+
+def after(seconds):
+    """A deadline, counted from a stage that was reached a moment ago."""
+    return max(0, seconds - .6), seconds + SLACK
+
+
+def visits():
+    rows = []
+
+    def stage(title, reach, *cells):
+        for name, do, ends, within, *noisy in cells:
+            rows.append(Visit(title, reach, name, do, ends, within,
+                              not noisy))
+    stage("accept", at_accept,
+          ("FIN", leaves, NO_TLS, SOON),
+          ("RST", resets, NO_TLS, SOON),
+          ("silence", nothing, "timeout", after(PREAUTH)),
+          ("trickle", dribbles(b"\x16\x03\x01\x02\x00\x01\x00\x01" + OCTETS),
+           "timeout", after(PREAUTH)),
+          ("garbage", sends(b"\xff\xfe\x01 what?\r\n"), NO_TLS, SOON),
+          ("flood", sends(b"A" * (1 << 20)), NO_TLS, SOON, 1))
+    stage("PROXY header half sent", at_proxy_header,
+          ("FIN", leaves, "client closed", SOON),
+          ("RST", resets, "client closed", SOON),
+          ("silence", nothing, "no PROXY header", after(HEADER)),
+          ("trickle", dribbles(b"." + b"1" * 3), "no PROXY header",
+           after(HEADER)),
+          ("garbage", sends(b"\x80\xff\r\n"), "no PROXY header", SOON),
+          ("flood", sends(b"1" * (1 << 20)), "no PROXY header", SOON, 1))
+    stage("handshake half sent", at_hello,
+          ("FIN", leaves, NO_TLS, SOON),
+          ("RST", resets, NO_TLS, SOON),
+          ("silence", nothing, "timeout", after(PREAUTH)),
+          ("trickle", dribbles(OCTETS), "timeout", after(PREAUTH)),
+          ("garbage", sends(b"\xff" * 600), NO_TLS, SOON),
+          ("flood", sends(b"\xff" * (1 << 20)), NO_TLS, SOON, 1))
+    dialogue = (
+        ("RST", resets, "client lost", SOON),
+        ("silence", nothing, "timeout before login", after(PREAUTH)),
+        ("trickle", dribbles(OCTETS), "timeout before login",
+         after(PREAUTH)),
+        ("over-long line", sends(b"A" * 70000), "line too long", SOON),
+        ("flood", sends(b"A" * (1 << 20)), "line too long", SOON, 1))
+    commands = (
+        ("FIN", leaves, "client closed", SOON),
+        ("garbage", sends(b"\x80\xff\0\r\n" * 11), "too many bad commands",
+         SOON),
+        # Its last reply cannot leave either.
+        ("never reads", never_reads(b"CAPA\r\n" * 1000), "timeout",
+         after(PREAUTH + CLOSING)))
+    stage("greeting", at_greeting, *dialogue, *commands)
+    stage("dialogue", at_dialogue, *dialogue, *commands)
+    stage("between STLS and ClientHello", at_stls,
+          ("FIN", leaves, NO_TLS, SOON),
+          ("RST", resets, NO_TLS, SOON),
+          ("silence", nothing, "timeout", after(PREAUTH)),
+          ("trickle", dribbles(b"\x16\x03\x01\x02\x00\x01\x00\x01" + OCTETS),
+           "timeout", after(PREAUTH)),
+          ("garbage", sends(b"CAPA\r\n"), NO_TLS, SOON),
+          ("flood", sends(b"A" * (1 << 20)), NO_TLS, SOON, 1))
+    stage("AUTH prompt", at_prompt, *dialogue,
+          ("FIN", leaves, "client closed", SOON),
+          ("garbage", sends(b"\x80\xff\0\r\n"), "timeout before login",
+           after(PREAUTH)))
+    stage("backend awaited", at_backend,
+          ("RST", resets, "client lost", (0, WATCH + SLACK)),
+          # It may still want to know.
+          ("FIN", then_answered(leaves), ("client closed", "backend closed"),
+           (2 * WATCH, 2 * WATCH + SLACK)),
+          ("garbage", then_answered(sends(b"\x80\xff\0\r\n")), "idle",
+           after(2 * WATCH + IDLE)))
+    relay = (
+        ("FIN", leaves, "client closed", SOON),
+        ("RST", resets, "client lost", SOON),
+        ("silence", nothing, "idle", after(IDLE)))
+    stage("relay", at_relay, *relay,
+          ("garbage", sends(b"\x80\xff\0\r\n"), "idle", after(IDLE)),
+          ("never reads", never_reads(b"NOOP\r\n" * 1000), "idle",
+           STALLED, 1))
+    stage("mid-line up", at_line_up, *relay,
+          ("flood", sends(b"A" * (1 << 20)), "idle", STALLED, 1))
+    stage("mid-message down", at_message_down,
+          ("RST", resets, "client lost", SOON),
+          ("never reads", nothing, "idle", after(IDLE)))
+    stage("QUIT sent", at_quit,
+          ("FIN", leaves, ("client closed", "backend closed"), SOON),
+          ("RST", resets, ("client lost", "client closed", "backend closed"),
+           SOON),
+          ("silence", nothing, "backend closed", SOON))
+    return rows
+
+
+class ClientLeg(Case):
+    """What a client does at each stage of its session."""
+
+    def setUp(self):
+        super().setUp()
+        self.held = {}  # who has come to the backend that waits
+        self.over = threading.Event()
+        self.ctx = context(certs().ca)
+        self.lock = threading.Lock()
+        self.offset, self.records, self.ends = 0, [], {}
+        good = self.backend(Pop3(messages=[
+            (b"m" * 70 + b"\r\n") * (BULK // 72)]), tls="implicit")
+        self.addCleanup(good.forget)  # no evidence
+        held = self.backend(Pop3(check=self.hold), tls="implicit")
+        self.addCleanup(self.release)
+        self.daemon = self.mailferry(
+            {"pop3": {"tls": "starttls", "preauth_timeout": ms(PREAUTH)},
+             "pop3s": {"tls": "implicit", "preauth_timeout": ms(PREAUTH)},
+             "steady": {"tls": "implicit"},
+             "proxied": {"tls": "starttls", "proxy_protocol": "required",
+                         "proxy_trusted": ["127.0.0.0/8"],
+                         "proxy_header_timeout": ms(HEADER)}},
+            {"good": good.destination(), "held": held.destination()},
+            {"@good": "good", "@held": "held"},
+            over={"server": {"shutdown_grace": "60s",
+                             "bridge_idle": ms(IDLE),
+                             "backend_timeout": "5s",
+                             "backend_auth_timeout": "20s",
+                             # A single one blamed on a backend would show.
+                             "host_down_threshold": 1,
+                             "host_down_min_clients": 1}})
+
+    def hold(self, _c, _mech, frame):
+        """A backend's answer to a login, when the test wants it."""
+        released = threading.Event()
+        self.held[frame.split(b"\0")[1].decode().split("@")[0]] = released
+        released.wait(2 * DEADLINE)
+        return "+OK"
+
+    def release(self, ip=None):
+        """Answers one, or all."""
+        for who, released in list(self.held.items()):
+            if ip in (None, who):
+                released.set()
+
+    def ended(self, ip):
+        def look():
+            with self.lock:
+                self.tail()
+                return self.ends.get(ip)
+        return look
+
+    def tail(self):
+        with open(self.daemon.log_path, "rb") as f:
+            f.seek(self.offset)
+            data = f.read()
+        data = data[:data.rfind(b"\n") + 1]
+        self.offset += len(data)
+        for line in data.splitlines():
+            if line.startswith(b"{"):
+                record = json.loads(line)
+                self.records.append(record)
+                if "session closed" in record.values():
+                    self.ends[record["client"]] = record
+
+    def visit(self, row, ip):
+        v = Visitor(self, ip)
+        try:
+            row.stage(v)
+            start = time.monotonic()
+            row.do(v)
+            if row.within is STALLED:
+                start = time.monotonic()
+            record = wait_until(self.ended(ip), f"the end of {row}",
+                                row.most + 2 * DEADLINE)
+            took = time.monotonic() - start
+            self.assertIn(record["reason"], row.ends)
+            self.assertGreaterEqual(took, row.least)
+            self.assertLess(took, row.most)
+            return took
+        finally:
+            if v.client:
+                v.client.close()
+
+    def together(self, rows, first):
+        """All rows side by side; what went wrong."""
+        wrong = {}
+
+        def run(row, ip):
+            try:
+                row.took = self.visit(row, ip)
+            except Exception as e:  # noqa: reported with the row's name
+                wrong[row] = e
+        threads = [threading.Thread(
+            target=run, args=(row, f"127.2.{first}.{n + 1}"), daemon=True)
+            for n, row in enumerate(rows)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(8 * DEADLINE)
+        return wrong
+
+    def test_every_stage(self):
+        """preauth_timeout: PROXY header + TLS handshake + dialogue up to the
+        login; bridge_idle: a relayed session without a byte either way for
+        this long is closed (CONFIG)"""
+        before = descriptors(self.daemon.pid)
+        steady = Steady(self.daemon.port_of("steady"),
+                        ["127.0.0.51", "127.0.0.52"], .05)
+        self.addCleanup(steady.stop)
+        wait_until(lambda: len(steady.waits) >= 20, "the steady load")
+        rows = visits()
+        wrong = {}
+        for first, calm in enumerate((True, False), 1):
+            start = time.monotonic()
+            wrong.update(self.together(
+                [r for r in rows if r.calm == calm], first))
+            good = steady.take()
+            print(f"\n{'calm' if calm else 'noisy'} clients: "
+                  f"{time.monotonic() - start:.1f} s\n  good: {shown(good)}",
+                  end="", flush=True)
+            self.assertLess(quantile(good, .99), GOOD_P99)
+        steady.stop()
+        self.assertEqual(steady.broken, [])
+        for row in rows:
+            with self.subTest(str(row)):
+                if row in wrong:
+                    raise wrong[row]
+        self.nothing_left(before)
+
+    def test_waiting_costs_nothing(self):
+        """Whoever is silent or has closed its side is waited for, and not
+        asked again and again."""
+        stages = dict.fromkeys(r.stage for r in visits())
+        stages = [s for s in stages if s != at_proxy_header] + \
+            [at_proxy_header]  # has the shortest time
+        visitors = []
+        for n, stage in enumerate(stages):
+            for m, do in enumerate((nothing, leaves)):
+                v = Visitor(self, f"127.3.{m}.{n + 1}")
+                stage(v)
+                self.addCleanup(v.client.close)
+                do(v)
+                visitors.append(v)
+        cpu = cpu_seconds(self.daemon.pid)
+        self.over.wait(.6 * HEADER)
+        self.assertLess(cpu_seconds(self.daemon.pid) - cpu,
+                        .2 * HEADER * FACTOR)
+        self.release()
+
+    def nothing_left(self, before):
+        """No blame on a backend, no session, no descriptor."""
+        self.release()
+        pid = self.daemon.pid
+        wait_until(lambda: descriptors(pid) <= before,
+                   f"no more than {before} descriptors")
+        start = time.monotonic()
+        self.daemon.stop()  # at once, for there is nobody left
+        self.assertLess(time.monotonic() - start, SLACK)
+        with self.lock:
+            self.tail()
+        texts = [str(r) for r in self.records]
+        self.assertEqual([t for t in texts if "destination is down" in t], [])
+        self.assertEqual([t for t in texts if "login deferred" in t], [])
+        failed = [r for r in self.records if "login failed" in r.values()]
+        self.assertEqual([r["failure"] for r in failed], ["malformed"])
+        closed = {r["session"] for r in self.records
+                  if "session closed" in r.values()}
+        self.assertEqual({r["session"] for r in self.records
+                          if "session" in r} - closed, set())
 
 
 if __name__ == "__main__":
