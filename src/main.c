@@ -79,7 +79,7 @@ static void
 main_usage(FILE *out)
 {
 	fprintf(out,
-	    "usage: mailferry [-t] [-c FILE]\n"
+	    "usage: mailferry [-t | --dump-config] [-c FILE]\n"
 	    "       mailferry route [-c FILE] [--set DESTINATION | --delete]"
 	    " IDENTIFIER\n"
 	    "       mailferry -V | --help\n"
@@ -87,6 +87,8 @@ main_usage(FILE *out)
 	    "  -c, --config FILE  configuration (default: $MAILFERRY_CONFIG,\n"
 	    "                     or " MAIN_CONFIG ")\n"
 	    "  -t, --check        check the configuration and exit\n"
+	    "      --dump-config  print it with every default, passwords as "
+	    "stars\n"
 	    "  -V, --version      versions of mailferry and its libraries\n"
 	    "  -h, --help         this text\n"
 	    "\n"
@@ -118,11 +120,12 @@ main_serve(const char *path, int argc, char **argv)
 	static const struct option options[] = {
 	    {"config", required_argument, NULL, 'c'},
 	    {"check", no_argument, NULL, 't'},
+	    {"dump-config", no_argument, NULL, 'd'},
 	    {"version", no_argument, NULL, 'V'},
 	    {"help", no_argument, NULL, 'h'},
 	    {NULL, 0, NULL, 0},
 	};
-	bool check = false;
+	int (*run)(const char *) = server_run;
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "c:tVh", options, NULL)) != -1) {
@@ -131,7 +134,10 @@ main_serve(const char *path, int argc, char **argv)
 			path = optarg;
 			break;
 		case 't':
-			check = true;
+			run = server_check;
+			break;
+		case 'd':
+			run = server_dump;
 			break;
 		case 'V':
 			main_version();
@@ -145,7 +151,7 @@ main_serve(const char *path, int argc, char **argv)
 	}
 	if (optind < argc)
 		return main_misused();
-	return check ? server_check(path) : server_run(path);
+	return run(path);
 }
 
 /* mailferry route */

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "platform/addr.h"
 #include "platform/log.h"
@@ -218,6 +219,13 @@ struct config *config_parse(const char *name, const char *text, size_t len,
     struct config_problems *problems);
 
 void config_free(struct config **cfg);
+
+/* The configuration as it is in force, every default filled in, as YAML that
+ * reads back the same. Passwords in URLs and what else is secret are stars. */
+void config_dump(const struct config *cfg, FILE *out);
+
+/* A URL with stars for its password. Returns buf. */
+const char *config_mask_url(const char *url, char *buf, size_t size);
 
 /* Adds a problem at the value of the dotted key path ("tls.certificate.
  * primary.cert", "listener.pop3s.bind[0]"), or at its nearest parent that the

@@ -10,7 +10,11 @@
  * status; what was wrong has been said on stderr. */
 int server_run(const char *path) MUST_CHECK;
 
-/* Validates, loads what the file names, binds nothing; says what it found. */
+/* Validates, loads what the file names, binds nothing; says what it found, and
+ * what would run. */
 int server_check(const char *path) MUST_CHECK;
+
+/* Prints the configuration in force (config_dump()). */
+int server_dump(const char *path) MUST_CHECK;
 
 #endif

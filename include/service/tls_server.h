@@ -5,6 +5,7 @@
 
 #include <openssl/ssl.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,19 @@ struct tls_identity_set;
 struct tls_identity_set *tls_identities_load(const struct config *cfg,
     struct config_problems *problems);
 void tls_identities_free(struct tls_identity_set **ids);
+
+/* For people. names, issuer: borrowed from ids; days: until it ends, negative:
+ * ended. False: there is no i-th. */
+struct tls_identity_info {
+	char *const *name;
+	size_t n_names;
+	char issuer[256];
+	char ends[32]; /* "2027-01-31" */
+	int days;
+	bool is_default, self_made;
+};
+bool tls_identities_info(const struct tls_identity_set *ids, size_t i,
+    struct tls_identity_info *out);
 
 /* One worker's contexts: one per listener, for the versions differ. */
 struct tls_server;

@@ -7,6 +7,7 @@
 
 #include "config_keys.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -75,12 +76,36 @@ static const char *config_keys_scale(uint64_t value,
 static uint64_t config_keys_text_min(const struct config_key *key);
 static uint64_t config_keys_text_max(const struct config_key *key);
 
+static void config_format_boolean(const struct config_key *key,
+    const void *value, char *buf, size_t size);
+static void config_format_number(const struct config_key *key,
+    const void *value, char *buf, size_t size);
+static void config_format_count(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_port(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_duration(const struct config_key *key,
+    const void *value, char *buf, size_t size);
+static void config_format_size(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_word(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_address(const struct config_key *key,
+    const void *value, char *buf, size_t size);
+static void config_format_ip(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_cidr(const struct config_key *key, const void *value,
+    char *buf, size_t size);
+static void config_format_fingerprint(const struct config_key *key,
+    const void *value, char *buf, size_t size);
+
 #define TYPE(ident, type_name, c_type, accepts_text)            \
 	static const struct config_type config_type_##ident = { \
 	    .name = type_name,                                  \
 	    .accepts = accepts_text,                            \
 	    .size = sizeof(c_type),                             \
 	    .parse = config_keys_##ident,                       \
+	    .format = config_format_##ident,                    \
 	}
 #define TEXT_TYPE(ident, type_name, accepts_text)               \
 	static const struct config_type config_type_##ident = { \
@@ -117,7 +142,13 @@ TEXT_TYPE(banner, "string",
     "at most 496 octets without control characters, < and >");
 TEXT_TYPE(capability, "string", NULL);
 TEXT_TYPE(cipher, "name", "a standard name such as TLS_AES_128_GCM_SHA256");
-TEXT_TYPE(url, "URL", NULL);
+static const struct config_type config_type_url = {
+    .name = "URL",
+    .size = sizeof(char *),
+    .is_text = true,
+    .is_url = true,
+    .parse = config_keys_url,
+};
 
 static const struct config_word config_words_log_level[] = {
     {"error", LOG_ERR},
@@ -1164,4 +1195,124 @@ config_keys_fingerprint(const struct config_input *in, void *out)
 	if (in->len > 0 && (n != 64 || any == 0))
 		return "not a fingerprint";
 	return NULL;
+}
+
+/* Values as they would be written. */
+
+static void
+config_format_boolean(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const bool *b = value;
+
+	snprintf(buf, size, "%s", *b ? "true" : "false");
+}
+
+static void
+config_format_number(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const unsigned *n = value;
+
+	snprintf(buf, size, "%u", *n);
+}
+
+static void
+config_format_count(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const size_t *n = value;
+
+	snprintf(buf, size, "%zu", *n);
+}
+
+static void
+config_format_port(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const uint16_t *n = value;
+
+	snprintf(buf, size, "%u", *n);
+}
+
+static void
+config_format_duration(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const uint64_t *ms = value;
+
+	if (*ms == 0)
+		snprintf(buf, size, "0s");
+	else
+		config_keys_scale(*ms, config_units_duration, buf, size);
+}
+
+static void
+config_format_size(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const uint64_t *octets = value;
+
+	if (*octets == 0)
+		snprintf(buf, size, "0");
+	else
+		config_keys_scale(*octets, config_units_size, buf, size);
+}
+
+static void
+config_format_word(const struct config_key *key, const void *value, char *buf,
+    size_t size)
+{
+	const struct config_word *w;
+	int n;
+
+	memcpy(&n, value, sizeof(n));
+	for (w = key->words; w->text != NULL; w++)
+		if (w->value == n)
+			break;
+	snprintf(buf, size, "%s", w->text != NULL ? w->text : "");
+}
+
+static void
+config_format_address(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const struct addr *a = value;
+	char text[ADDR_TEXT_MAX];
+
+	snprintf(buf, size, "%s", a->len != 0 ? addr_text(a, text) : "");
+}
+
+static void
+config_format_ip(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	char text[ADDR_TEXT_MAX];
+
+	snprintf(buf, size, "%s", addr_ip(value, text));
+}
+
+static void
+config_format_cidr(const struct config_key *key UNUSED, const void *value,
+    char *buf, size_t size)
+{
+	const struct cidr *c = value;
+	char text[INET6_ADDRSTRLEN] = "";
+
+	inet_ntop(c->v6 ? AF_INET6 : AF_INET, c->bytes, text, sizeof(text));
+	snprintf(buf, size, "%s/%u", text, c->bits);
+}
+
+static void
+config_format_fingerprint(const struct config_key *key UNUSED,
+    const void *value, char *buf, size_t size)
+{
+	static const uint8_t none[32];
+	const uint8_t *octet = value;
+
+	buf[0] = '\0';
+	for (size_t i = 0; memcmp(octet, none, sizeof(none)) != 0 &&
+	     i < sizeof(none) && 2 * i + 3 <= size;
+	     i++)
+		snprintf(buf + 2 * i, 3, "%02x", octet[i]);
 }

@@ -70,9 +70,15 @@ struct config_type {
 	const char *accepts; /* NULL: made from range or words */
 	size_t size; /* of one in memory */
 	bool is_text; /* a char *, never NULL */
+	bool is_url; /* may hold a password */
 	/* NULL, or what in is: "not a number". */
 	const char *(*parse)(const struct config_input *in, void *out);
+	/* What parse() reads as value; "" for none. Texts have no such
+	 * function: they are what they are. */
+	void (*format)(const struct config_key *key, const void *value,
+	    char *buf, size_t size);
 };
+#define CONFIG_FORMAT_MAX 128
 
 extern const struct config_key config_keys[];
 extern const size_t n_config_keys;

@@ -24,6 +24,7 @@
 #include "service/mailbox.h"
 #include "service/runtime.h"
 #include "service/tls_server.h"
+#include "summary.h"
 #include "worker.h"
 
 #define SERVER_TICK_S 60 /* housekeeping: ticket keys */
@@ -51,6 +52,7 @@ struct server {
 
 static struct config *server_load(const char *path,
     struct config_problems *problems);
+static int server_printed(void);
 static void server_report(const struct config_problems *problems);
 static void server_log_problems(const struct config_problems *problems);
 static unsigned server_threads(const struct config *cfg);
@@ -116,9 +118,35 @@ server_check(const char *path)
 	config_problems_clear(&problems);
 	if (rt == NULL)
 		return EX_CONFIG;
+	summary_print(rt, server_threads(rt->cfg));
 	runtime_discard(&rt);
 	printf("configuration ok\n");
-	return EXIT_SUCCESS;
+	return server_printed();
+}
+
+/* A full disk or a closed pipe is no success. */
+static int
+server_printed(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return EXIT_SUCCESS;
+	fprintf(stderr, "mailferry: cannot write: %s\n", strerror(errno));
+	return EX_IOERR;
+}
+
+int
+server_dump(const char *path)
+{
+	struct config_problems problems;
+	struct config *cfg = server_load(path, &problems);
+	bool ok = cfg != NULL && problems.n_error == 0;
+
+	server_report(&problems);
+	config_problems_clear(&problems);
+	if (ok)
+		config_dump(cfg, stdout);
+	config_free(&cfg);
+	return ok ? server_printed() : EX_CONFIG;
 }
 
 int

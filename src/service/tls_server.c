@@ -32,6 +32,7 @@ struct tls_identity {
 	char **name; /* lower case, "*.example.com" included */
 	size_t n_names;
 	bool is_default;
+	bool self_made; /* not from a file */
 };
 
 struct tls_identity_set {
@@ -151,6 +152,33 @@ tls_identities_free(struct tls_identity_set **idsp)
 	free(ids);
 }
 
+bool
+tls_identities_info(const struct tls_identity_set *ids, size_t i,
+    struct tls_identity_info *out)
+{
+	const struct tls_identity *id;
+	int seconds = 0;
+	struct tm tm;
+
+	if (i >= ids->n)
+		return false;
+	id = &ids->id[i];
+	memset(out, 0, sizeof(*out));
+	out->name = id->name;
+	out->n_names = id->n_names;
+	out->is_default = i == ids->def;
+	out->self_made = id->self_made;
+	X509_NAME_oneline(X509_get_issuer_name(id->cert), out->issuer,
+	    sizeof(out->issuer));
+	if (ASN1_TIME_to_tm(X509_get0_notAfter(id->cert), &tm) == 1)
+		strftime(out->ends, sizeof(out->ends), "%Y-%m-%d", &tm);
+	ASN1_TIME_diff(&out->days, &seconds, NULL,
+	    X509_get0_notAfter(id->cert));
+	if (seconds < 0 && out->days == 0)
+		out->days = -1;
+	return true;
+}
+
 static bool
 tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
     struct config_problems *problems)
@@ -251,6 +279,7 @@ tls_identity_self_signed(const struct config *cfg, struct tls_identity *id)
 	unsigned char serial[8];
 	uint64_t number;
 
+	id->self_made = true;
 	id->key = EVP_EC_gen("P-256");
 	id->cert = X509_new();
 	if (id->key == NULL || id->cert == NULL ||

@@ -1,0 +1,189 @@
+/* summary.c: "mailferry -t": what would run. */
+
+#include "summary.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "platform/config.h"
+#include "platform/log.h"
+#include "service/runtime.h"
+#include "service/store.h"
+#include "service/store_file.h"
+#include "service/tls_server.h"
+
+#define SUMMARY_NAMES 4 /* of a certificate; the others are counted */
+
+static void summary_server(const struct config *cfg, unsigned workers);
+static void summary_listener(const struct config_listener *l);
+static void summary_certificate(const struct runtime *rt, size_t i,
+    const struct tls_identity_info *info);
+static void summary_destination(const struct config *cfg,
+    const struct config_destination *d);
+static void summary_verification(const struct config_destination *d);
+static void summary_mapping(const struct runtime *rt);
+static void summary_text(const char *text);
+
+static const char *const summary_tls[] = {
+    [TLS_IMPLICIT] = "implicit TLS",
+    [TLS_STARTTLS] = "STARTTLS",
+    [TLS_PLAIN] = "no TLS",
+};
+
+void
+summary_print(const struct runtime *rt, unsigned workers)
+{
+	const struct config *cfg = rt->cfg;
+	struct tls_identity_info info;
+
+	summary_server(cfg, workers);
+	printf("\nlisteners\n");
+	for (size_t i = 0; i < cfg->n_listener; i++)
+		summary_listener(&cfg->listener[i]);
+	if (tls_identities_info(rt->identities, 0, &info))
+		printf("\ncertificates\n");
+	for (size_t i = 0; tls_identities_info(rt->identities, i, &info); i++)
+		summary_certificate(rt, i, &info);
+	printf("\ndestinations\n");
+	for (size_t i = 0; i < cfg->n_destination; i++)
+		summary_destination(cfg, &cfg->destination[i]);
+	printf("\nmapping\n");
+	summary_mapping(rt);
+	printf("\n");
+}
+
+static void
+summary_server(const struct config *cfg, unsigned workers)
+{
+	const struct config_server *s = &cfg->server;
+
+	printf("server\n  ");
+	summary_text(s->hostname);
+	printf(", %u worker%s", workers, workers == 1 ? "" : "s");
+	if (*s->user != '\0') {
+		printf(", as user ");
+		summary_text(s->user);
+	}
+	printf(", log: ");
+	summary_text(s->log_target);
+	printf("\n");
+}
+
+static void
+summary_listener(const struct config_listener *l)
+{
+	static const char *const proxy[] = {
+	    [PROXY_OFF] = "",
+	    [PROXY_OPTIONAL] = ", PROXY protocol optional",
+	    [PROXY_REQUIRED] = ", PROXY protocol required",
+	};
+	char text[ADDR_TEXT_MAX];
+
+	printf("  %s:", l->name);
+	for (size_t i = 0; i < l->n_bind; i++)
+		printf(" %s", addr_text(&l->bind[i], text));
+	printf(", %s%s", summary_tls[l->tls], proxy[l->proxy_protocol]);
+	if (l->n_xclient_trusted > 0)
+		printf(", XCLIENT from %zu network%s", l->n_xclient_trusted,
+		    l->n_xclient_trusted == 1 ? "" : "s");
+	printf(", %u connections\n", l->max_connections);
+}
+
+static void
+summary_certificate(const struct runtime *rt, size_t i,
+    const struct tls_identity_info *info)
+{
+	const struct config *cfg = rt->cfg;
+
+	printf("  %s:",
+	    info->self_made ? "(self-signed, made at every start)"
+			    : cfg->tls.certificate[i].name);
+	for (size_t n = 0; n < info->n_names && n < SUMMARY_NAMES; n++) {
+		printf(" ");
+		summary_text(info->name[n]);
+	}
+	if (info->n_names > SUMMARY_NAMES)
+		printf(" and %zu more", info->n_names - SUMMARY_NAMES);
+	if (info->days < 0)
+		printf(", expired on %s", info->ends);
+	else
+		printf(", until %s (%d day%s)", info->ends, info->days,
+		    info->days == 1 ? "" : "s");
+	printf(", issued by ");
+	summary_text(info->issuer);
+	printf("%s\n", info->is_default ? ", default" : "");
+}
+
+static void
+summary_destination(const struct config *cfg,
+    const struct config_destination *d)
+{
+	static const char *const forwarding[] = {
+	    [FORWARD_PROXY] = "PROXY protocol",
+	    [FORWARD_XCLIENT] = "XCLIENT",
+	    [FORWARD_NONE] = "none",
+	};
+	static const char *const auth[] = {
+	    [AUTH_AUTO] = "",
+	    [AUTH_SASL] = ", by AUTH",
+	    [AUTH_USER] = ", by USER and PASS",
+	};
+	bool v6 = strchr(d->host, ':') != NULL;
+
+	printf("  %s: %s%s%s:%u, %s", d->name, v6 ? "[" : "", d->host,
+	    v6 ? "]" : "", d->pop3.port, summary_tls[d->pop3.tls]);
+	if (d->pop3.tls != TLS_PLAIN)
+		summary_verification(d);
+	printf(", forwarding: %s%s%s\n", forwarding[d->pop3.forwarding],
+	    auth[d->pop3.auth],
+	    strcmp(d->name, cfg->routing.default_destination) == 0 ? ", default"
+								   : "");
+}
+
+static void
+summary_verification(const struct config_destination *d)
+{
+	if (d->tls_pinned)
+		printf(" (pinned certificate)");
+	else if (d->tls_allow_invalid_certs)
+		printf(" (ANY certificate)");
+	else {
+		printf(" (verified as ");
+		summary_text(d->tls_server_name);
+		printf(" by ");
+		summary_text(*d->tls_ca_file != '\0' ? d->tls_ca_file
+						     : "the system's CAs");
+		printf(")");
+	}
+}
+
+static void
+summary_mapping(const struct runtime *rt)
+{
+	const struct config_mapping *m = &rt->cfg->mapping;
+	const char *url = m->source == SOURCE_REDIS ? m->redis_url
+	    : m->source == SOURCE_SQL		    ? m->sql_url
+						    : m->http_url;
+	char masked[8192];
+
+	printf("  %s: ", store_kind_find(m)->name);
+	if (m->source != SOURCE_FILE) {
+		summary_text(config_mask_url(url, masked, sizeof(masked)));
+	} else if (*m->file_path == '\0') {
+		printf("none, everybody is at the default destination");
+	} else {
+		summary_text(m->file_path);
+		printf(", %zu entries", store_table_count(rt->table));
+	}
+	printf("%s\n",
+	    m->normalize == NORMALIZE_LOWERCASE ? ", in lower case" : "");
+}
+
+/* What an operator wrote may hold anything. */
+static void
+summary_text(const char *text)
+{
+	char shown[LOG_FIELD_MAX * 4 + 8];
+
+	fputs(log_escape(text, strlen(text), shown, sizeof(shown)), stdout);
+}

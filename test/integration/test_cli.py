@@ -1,0 +1,181 @@
+"""The command line: what -t says, and the configuration in force."""
+
+import os
+import re
+import subprocess
+import unittest
+
+from harness.case import Case, certs
+from harness.mailferry import binary
+from harness.proc import run, temp_dir
+
+BACKEND = {"pop3": {"port": 110, "tls": "starttls"}}
+
+
+class Command(Case):
+    def site(self, over=None, **keys):
+        """A configuration, nothing running."""
+        return self.mailferry(
+            {"pop3s": {"tls": "implicit"}, "pop3": {
+                "tls": "starttls", "proxy_protocol": "required",
+                "proxy_trusted": ["127.0.0.1"],
+                "xclient_trusted": ["10.0.0.0/8", "fd00::/8"]}},
+            {"legacy": {"host": "old.example.com", "forwarding": "xclient",
+                        "protocol": BACKEND},
+             "new": {"host": "2001:db8::1", "forwarding": "proxy",
+                     "tls_pinned_cert_sha256": "ab" * 32,
+                     "protocol": {"pop3": {"tls": "implicit",
+                                           "auth": "user"}}}},
+            {"alice": "new", "bob": "legacy"}, over, start=False, **keys)
+
+    def call(self, *words, status=0, env=None):
+        done = run([binary(), *words], env=dict(os.environ, **(env or {})))
+        out, err = done.stdout.decode(), done.stderr.decode()
+        self.assertEqual(done.returncode, status, out + err)
+        return out, err
+
+
+class Summary(Command):
+    def test_what_would_run(self):
+        """`mailferry -t` prints a summary of what would run (listeners,
+        certificates with names and expiry, destinations, stores),
+        human-readable, ending in the line `configuration ok`"""
+        d = self.site()
+        out, err = self.call("-t", "-c", d.path)
+        self.assertEqual(err, "")
+        self.assertEqual(out.splitlines()[-1], "configuration ok")
+        for line in (
+                f"  pop3s: 127.0.0.1:{d.port_of('pop3s')}, implicit TLS, "
+                "8192 connections",
+                f"  pop3: 127.0.0.1:{d.port_of('pop3')}, STARTTLS, PROXY "
+                "protocol required, XCLIENT from 2 networks, 8192 "
+                "connections",
+                "  legacy: old.example.com:110, STARTTLS (verified as "
+                "old.example.com by the system's CAs), forwarding: XCLIENT, "
+                "default",
+                "  new: [2001:db8::1]:995, implicit TLS (pinned "
+                "certificate), forwarding: PROXY protocol, by USER and PASS",
+                f"  file: {d.mapping_path}, 2 entries",
+                "  mail.example.com, 2 workers, log: stderr"):
+            self.assertIn(line, out.splitlines())
+        self.assertRegex(out, r"\n  primary: localhost mail\.example\.com, "
+                              r"until \d{4}-\d\d-\d\d \(\d+ days?\), issued "
+                              r"by /CN=.*, default\n")
+
+    def test_certificates(self):
+        """certificates with names and expiry"""
+        d = self.site({"tls": {"certificate": {
+            "old": {"cert": certs().cert("expired"),
+                    "key": certs().key("expired")}}}})
+        out, err = self.call("--check", "-c", d.path)
+        self.assertIn("  old: localhost mail.example.com, expired on "
+                      "2020-02-01, issued by", out)
+        self.assertIn("expired", err)
+        d.change({"tls": {"certificate": None}})
+        out, _ = self.call("-t", "-c", d.path)
+        self.assertIn("(self-signed, made at every start): "
+                      "mail.example.com", out)
+
+    def test_no_password(self):
+        """secrets masked"""
+        d = self.site({"mapping": {
+            "source": "redis", "file": None, "redis": {
+                "url": "redis://me:sesame@localhost:1/0"}}})
+        out, err = self.call("-t", "-c", d.path)
+        self.assertIn("  Redis: redis://me:********@localhost:1/0", out)
+        self.assertNotIn("sesame", out + err)
+
+    def test_full_disk(self):
+        d = self.site()
+        for word in ("-t", "--dump-config"):
+            with open("/dev/full", "wb") as full:
+                child = subprocess.run(
+                    [binary(), word, "-c", d.path], stdout=full,
+                    stderr=subprocess.PIPE, check=False, timeout=30)
+            self.assertEqual(child.returncode, 74)
+            self.assertIn(b"No space left on device", child.stderr)
+
+    def test_bad_configuration(self):
+        d = self.site({"server": {"threads": "many"}})
+        for word in ("-t", "--dump-config"):
+            out, err = self.call(word, "-c", d.path, status=78)
+            self.assertEqual(out, "")
+            self.assertIn("server.threads", err)
+
+
+class Dump(Command):
+    def dump(self, path, **keys):
+        return self.call("--dump-config", "-c", path, **keys)[0]
+
+    def write(self, text):
+        path = os.path.join(temp_dir(), "dumped.yaml")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return path
+
+    def test_reads_back_the_same(self):
+        """`--dump-config` prints the effective configuration with
+        defaults"""
+        odd = {"capabilities": {"pop3": {
+            "banner": "a \\ \"quoted\" 'text': #no $${HOME} \xe4",
+            "advertise": ["TOP", "LOGIN-DELAY 900", "EXPIRE 0"],
+            "sasl": ["LOGIN", "PLAIN"]}},
+            "routing": {"master_user_separators": ["%", "**", "\\"]},
+            "limits": {"exempt": ["192.0.2.0/24", "2001:db8::/32"]},
+            "server": {"backend_timeout": "1500ms", "socket_buffer": "64k",
+                       "threads": 3, "host_down_threshold": 0}}
+        d = self.site(odd)
+        first = self.dump(d.path)
+        path = self.write(first)
+        self.assertEqual(self.dump(path), first)
+        self.call("-t", "-c", path)
+        for line in ("  backend_timeout: 1500ms", "  socket_buffer: 64k",
+                     "  shutdown_grace: 2s", "  bridge_idle: 30m",
+                     "  auth_failure_window: 10m",
+                     "    sasl: [\"LOGIN\", \"PLAIN\"]",
+                     "  exempt: [\"192.0.2.0/24\", \"2001:db8::/32\"]"):
+            self.assertIn(line, first.splitlines())
+
+    def test_sample(self):
+        """Every key is there, with what the sample says of it."""
+        root = os.path.join(os.path.dirname(__file__), "..", "..")
+        sample = os.path.join(root, "etc", "mailferry.yaml")
+        with open(sample, encoding="utf-8") as f:
+            text = f.read()
+        out = self.dump(sample)
+        keys = set(re.findall(r"^ *#? ?([a-z_0-9]+):", text, re.M))
+        dumped = set(re.findall(r"^ *([a-z_0-9]+):", out, re.M))
+        # Sections that the sample only shows are not in force.
+        missing = {k for k in keys - dumped
+                   if re.search(rf"^ *{k}:", text, re.M)}
+        self.assertEqual(missing, set())
+        path = self.write(out)
+        self.assertEqual(self.dump(path), out)
+
+    def test_secrets_are_masked(self):
+        """secrets masked, from the environment too"""
+        urls = {
+            "redis://:${SECRET}@h:1/0": "redis://:********@h:1/0",
+            "redis://${SECRET}@h:1/0": "redis://********@h:1/0",
+            "redis://me:a@b${SECRET}@h": "redis://me:********@h",
+            "unix:///run/redis.sock?db=1": "unix:///run/redis.sock?db=1"}
+        for url, shown in urls.items():
+            d = self.site({"mapping": {"source": "redis", "file": None,
+                                       "redis": {"url": url}}})
+            out, err = self.call("--dump-config", "-c", d.path,
+                                 env={"SECRET": "sesame"})
+            self.assertIn(f'    url: "{shown}"', out.splitlines())
+            self.assertNotIn("sesame", out + err)
+            self.call("-t", "-c", self.write(out))
+        d = self.site({"mapping": {"source": "sql", "file": None, "sql": {
+            "url": "postgres://h/d?user=a&password=sesame",
+            "query": "SELECT\n$1"}},
+            "admin": {"bind": "127.0.0.1:9", "bearer_token": "sesame" * 8}})
+        out = self.dump(d.path)
+        self.assertNotIn("sesame", out)
+        self.assertIn('    query: "SELECT\\x0a$1"', out.splitlines())
+        self.assertIn('  bearer_token: "********"', out.splitlines())
+
+
+if __name__ == "__main__":
+    unittest.main()
