@@ -405,6 +405,8 @@ client_write_cb(struct bufferevent *bev, void *arg)
 		if (!client_tls(c))
 			session_close(c->s, "out of memory");
 	} else {
+		if (!c->eof && client_listens(c))
+			bufferevent_enable(bev, EV_READ);
 		client_run(c);
 	}
 }
@@ -566,13 +568,15 @@ client_dispatch(struct client *c, const char *line, size_t len)
 }
 
 /* It is the client's turn. Buffered input is looked at from the loop, never
- * from here: the caller may be a leg that is just being freed. */
+ * from here: the caller may be a leg that is just being freed. The socket is
+ * read when our reply has left: it may hold the end of a client that has only
+ * closed its own side, and that ends the session. */
 static void
 client_resume(struct client *c, enum client_state state)
 {
 	c->state = state;
 	evtimer_del(c->watch);
-	if (!c->eof)
+	if (!c->eof && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
 		bufferevent_enable(c->bev, EV_READ);
 	bufferevent_trigger(c->bev, EV_READ,
 	    BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
