@@ -19,7 +19,7 @@ import unittest
 
 from harness.case import Backend, Case, Pop3, certs
 from harness.client import Client, b64, context, xoauth2
-from harness.fake_backend import Gone
+from harness.fake_backend import Gone, silent
 from harness.mailferry import sanitized
 from harness.ports import free_port, is_listening
 from harness.proc import (DEADLINE, Process, cpu_seconds, descriptors,
@@ -125,10 +125,6 @@ def rst(c):
     c.reset()
 
 
-def silence(c):
-    c.drain()
-
-
 def trickles(data):
     """One octet a second, and no end."""
     def fault(c):
@@ -198,7 +194,7 @@ def closing(failure, blame, tls):
 
 def quiet(failure, blame, wait, slowly=trickle):
     """The ways to say too little."""
-    return [Fault("silence", silence, failure, blame, wait),
+    return [Fault("silence", silent, failure, blame, wait),
             Fault("trickle", slowly, failure, blame, wait)]
 
 
@@ -331,6 +327,10 @@ class Cell:
             self.fault.do(c)
             raise Gone("the fault is done")
         talk(c, self.way, at)
+
+    def state(self):
+        """What is waited for when the fault is noticed."""
+        return STATES.get(self.stage, self.stage)
 
     def challenged(self, log, user):
         """Waits until it is a client's turn to answer a challenge."""
@@ -465,6 +465,11 @@ class Outside(Cell):
         if self.number == signal.SIGKILL:
             self.process.wait()
         self.struck.set()
+
+    def state(self):
+        if self.stage == "challenge" and self.number == signal.SIGSTOP:
+            return "auth result"  # the client has answered by then
+        return super().state()
 
     def challenged(self, _log, _user):
         if self.stage == "challenge":
@@ -741,7 +746,7 @@ class BackendLeg(Case):
         record = self.log.failure(user)
         self.assertEqual(record["failure"], failure, record)
         if first and not cell.fault.reply:
-            state = STATES.get(cell.stage, cell.stage)
+            state = cell.state()
             self.assertTrue(record["reason"].endswith(
                 f"(waiting for: {state})"), record["reason"])
         wait = cell.wait_of(failure)
@@ -818,6 +823,7 @@ class BackendLeg(Case):
 PREAUTH = 1.5  # preauth_timeout
 HEADER = 1.0  # proxy_header_timeout
 IDLE = 2.0  # bridge_idle
+LOOKUP = 1.5  # lookup_timeout
 CLOSING = 5.0  # for a last reply that nobody reads
 WATCH = 1.0  # how often a client that waits for its login is looked after
 BULK = 4 << 20  # octets of a message, more than the buffers on its way hold
@@ -869,6 +875,15 @@ def at_stls(v):
 
 def at_prompt(v):
     v.connect("pop3s", tls="implicit").cmd("AUTH PLAIN")
+
+
+def at_store(v):
+    """The store does not answer."""
+    c = v.connect("pop3s", tls="implicit")
+    c.cmd(f"USER {v.ip}@good")
+    c.send("PASS secret")
+    wait_until(lambda: [asked for asked in list(v.leg.store.connections)
+                        if v.ip.encode() in asked.clear], "the lookup")
 
 
 def at_backend(v):
@@ -962,6 +977,13 @@ def then_answered(do):
         reply = v.client.line()
         if not reply.startswith("+OK"):
             raise AssertionError(reply)
+    return fault
+
+
+def then_refused(do):
+    def fault(v):
+        do(v)
+        v.leg.assertTempFail(v.client.line())
     return fault
 
 
@@ -1206,6 +1228,37 @@ class ClientLeg(Case):
                 if row in wrong:
                     raise wrong[row]
         self.nothing_left(before)
+
+    def test_store_awaited(self):
+        """lookup_timeout; a client that has gone does not wait for it, one
+        that has only closed its side is told (CONFIG)"""
+        self.store = self.backend(silent, tls="plain")
+        good = self.backend(tls="implicit")
+        self.daemon = self.mailferry(
+            {"pop3s": {"tls": "implicit", "preauth_timeout": ms(PREAUTH)}},
+            {"good": good.destination()},
+            over={"server": {"threads": 1, "host_down_threshold": 1,
+                             "host_down_min_clients": 1},
+                  "mapping": {"source": "http", "file": None,
+                              "lookup_timeout": ms(LOOKUP), "http": {
+                                  "url": f"http://127.0.0.1:{self.store.port}"
+                                         "/route?user=%u"}}})
+        rows = [Visit("store awaited", at_store, *row) for row in (
+            ("RST", resets, "client lost", (0, WATCH + SLACK)),
+            ("FIN", then_refused(leaves), "client closed", after(LOOKUP)),
+            ("silence", then_refused(nothing), "timeout before login",
+             after(LOOKUP + PREAUTH)))]
+        # The HTTP library makes itself a pair of sockets at its first use.
+        before = descriptors(self.daemon.pid) + 2
+        wrong = self.together(rows, 4)
+        for row in rows:
+            with self.subTest(str(row)):
+                if row in wrong:
+                    raise wrong[row]
+        wait_until(lambda: descriptors(self.daemon.pid) <= before,
+                   f"no more than {before} descriptors")
+        self.assertEqual(sorted(r["failure"] for r in self.records
+                                if r.get("failure")), ["store"] * 2)
 
     def test_waiting_costs_nothing(self):
         """Whoever is silent or has closed its side is waited for, and not
