@@ -44,7 +44,8 @@ class Options(Case):
         for option in ("-t", "--check"):
             done = run([binary(), option, "-c", d.path])
             self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertEqual(done.stdout, b"configuration ok\n")
+            self.assertEqual(done.stdout.splitlines()[-1],
+                             b"configuration ok")
         # The port may even be taken.
         d.start()
         done = run([binary(), "-t", "-c", d.path])
@@ -72,7 +73,7 @@ class Options(Case):
         d = self.good()
         env = dict(os.environ, MAILFERRY_CONFIG=d.path)
         done = run([binary(), "-t"], env=env)
-        self.assertEqual(done.stdout, b"configuration ok\n")
+        self.assertTrue(done.stdout.endswith(b"\nconfiguration ok\n"))
         done = run([binary(), "-t", "-c", "/nonexistent"], env=env)
         self.assertEqual(done.returncode, EX_CONFIG)
 
