@@ -1,0 +1,106 @@
+"""A MariaDB server of the test's own."""
+
+import os
+import pwd
+import shutil
+import signal
+
+from .certs import certs
+from .ports import free_port
+from .proc import Process, check_run, run, temp_dir, wait_until
+
+SCHEMA = ("CREATE DATABASE mail CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; "
+          "CREATE TABLE mail.routes (identifier VARCHAR(255) PRIMARY KEY, "
+          "destination VARCHAR(64)); "
+          "CREATE USER reader IDENTIFIED BY 'sesame'; "
+          "GRANT ALL ON mail.* TO reader;")
+
+
+class MariaDB:
+    """tls: the name of its certificate."""
+
+    def __init__(self, tls=None):
+        self.dir = temp_dir("mailferry-mariadb-")
+        self.data = os.path.join(self.dir, "data")
+        self.port = free_port()
+        self.socket = os.path.join(self.dir, "sock")
+        self.log_path = os.path.join(self.dir, "log")
+        self.process = None
+        self.own(self.dir)
+        self.user = ["--user=mysql"] if os.geteuid() == 0 else []
+        check_run(["mariadb-install-db", "--no-defaults", *self.user,
+                   f"--datadir={self.data}", "--skip-test-db",
+                   "--auth-root-authentication-method=normal",
+                   "--skip-name-resolve"])
+        self.options = [
+            "--no-defaults", *self.user, f"--datadir={self.data}",
+            f"--socket={self.socket}", f"--port={self.port}",
+            "--bind-address=127.0.0.1", "--skip-name-resolve",
+            f"--pid-file={self.dir}/pid", "--skip-log-bin",
+            "--innodb-flush-log-at-trx-commit=2",
+            "--innodb-buffer-pool-size=16M", "--performance-schema=OFF"]
+        if tls:
+            for kind in ("cert", "key"):
+                path = os.path.join(self.dir, kind + ".pem")
+                shutil.copy(getattr(certs(), kind)(tls), path)
+                self.own(path)
+                self.options.append(f"--ssl-{kind}={path}")
+        self.first = True
+
+    @staticmethod
+    def own(path):
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("mysql")
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+    def start(self):
+        self.process = Process(["mariadbd", *self.options], self.log_path)
+        wait_until(self._answers, "mariadb answers", 60)
+        if self.first:
+            self.sql(SCHEMA, "mysql")
+            self.first = False
+        return self
+
+    def _client(self, database):
+        return ["mariadb", "--no-defaults", f"--socket={self.socket}",
+                "--user=root", "--batch", "--skip-column-names", database]
+
+    def _answers(self):
+        if self.process.status is not None:
+            raise AssertionError("mariadb ended\n" + self.output())
+        return run(self._client("mysql") + ["-e", "SELECT 1"]).returncode == 0
+
+    def sql(self, text, database="mail"):
+        """Its output as text."""
+        return check_run(self._client(database),
+                         stdin=text.encode()).stdout.decode()
+
+    def routes(self, routes):
+        values = ", ".join(
+            "(" + ", ".join("'" + word.replace("\\", "\\\\")
+                            .replace("'", "''") + "'" for word in pair) + ")"
+            for pair in routes.items())
+        self.sql(f"REPLACE INTO routes VALUES {values}")
+
+    def url(self, host="127.0.0.1", user="reader:sesame", more=""):
+        return f"mysql://{user}@{host}:{self.port}/mail{more}"
+
+    def freeze(self):
+        self.process.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.signal(signal.SIGCONT)
+
+    def halt(self):
+        """Gone at once."""
+        self.process.kill()
+
+    def stop(self):
+        if self.process:
+            self.process.kill()
+
+    def output(self, _start=0):
+        if not os.path.exists(self.log_path):
+            return ""
+        with open(self.log_path, encoding="utf-8", errors="replace") as f:
+            return f.read()

@@ -1,0 +1,338 @@
+"""Routes in MariaDB: a real server, and what it does to logins when it is slow,
+gone, restarted or talks rubbish."""
+
+import socket
+import threading
+import time
+import unittest
+
+from harness.case import certs, need
+from harness.mailferry import binary
+from harness.mariadb import MariaDB
+from harness.ports import free_port
+from harness.proc import run, wait_until
+from harness.stores import StoreCase
+
+QUERY = "SELECT destination FROM routes WHERE identifier = ?"
+UPSERT = "REPLACE INTO routes VALUES (?, ?)"
+DELETE = "DELETE FROM routes WHERE identifier = ?"
+SLOW = ("SELECT destination FROM routes WHERE identifier = ? AND "
+        "SLEEP(IF(identifier = '%s', %s, 0)) = 0")
+
+
+@need("mariadbd", "mariadb", "mariadb-install-db")
+class MysqlCase(StoreCase):
+    def mariadb(self, routes=None, **keys):
+        p = self.keep(MariaDB(**keys)).start()
+        if routes:
+            p.routes(routes)
+        return p
+
+    def serve(self, p, section=None, **mapping):
+        return self.daemon("sql", dict({"url": p.url(), "query": QUERY},
+                                       **(section or {})), **mapping)
+
+
+class Answers(MysqlCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.p = MariaDB(tls="good").start()
+        cls.addClassCleanup(cls.p.stop)
+
+    def setUp(self):
+        super().setUp()
+        self.p.sql("TRUNCATE routes")
+
+    def test_identifier_domain_default(self):
+        """Lookups: the identifier, then "@domain", then default_destination
+        (CONFIG)"""
+        self.p.routes({"alice@example.com": "new", "@moved.example": "new",
+                       "stayed@moved.example": "legacy"})
+        self.p.sql("INSERT INTO routes VALUES ('nothing', NULL)")
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "nothing", "legacy")
+
+    def test_only_bound_parameters(self):
+        """SQL injection through the user name: only bound parameters"""
+        self.p.routes({"alice": "new", "a_b%": "new", "o'hara": "new",
+                       "back\\slash": "new", "?": "new"})
+        d = self.serve(self.p)
+        for name in ("o'hara", "a_b%", "back\\slash", "?"):
+            self.assertRoute(d, name, "new")
+        for name in ("'OR(1=1)--", "alice'--", "_lice", "%", "a';DROP",
+                     "\\", "alice'#", "x" * 400):
+            self.assertRoute(d, name, "legacy")
+
+    def test_what_is_no_utf8(self):
+        """8-bit, invalid UTF-8 names hurt nobody else"""
+        self.p.routes({"alice": "new"})
+        d = self.serve(self.p)
+        for name in ("j\xfcrgen", "\xff"):
+            self.assertIn(self.reply(d, name)[:6], ("+OK le", "-ERR ["))
+        self.assertRoute(d, "alice", "new")
+
+    def test_tls(self):
+        """ssl-mode=verify: chain and name, before the password is sent"""
+        self.p.routes({"alice": "new"})
+        more = f"?ssl-mode=verify&ssl-ca={certs().ca}"
+        d = self.serve(self.p, {"url": self.p.url("localhost", more=more)})
+        self.assertRoute(d, "alice", "new")
+        d = self.serve(self.p, {"url": self.p.url(
+            "localhost", more="?ssl-mode=verify")})
+        self.assertNoRoute(d, "alice")
+        for cert in ("wrong", "expired"):
+            bad = self.mariadb({"alice": "new"}, tls=cert)
+            d = self.serve(bad, {"url": bad.url("localhost", more=more)})
+            self.assertNoRoute(d, "alice")
+            d.wait_log("(?i)certificate|ssl|tls")
+            # But that is what required means: no questions asked.
+            d = self.serve(bad, {"url": bad.url(
+                "localhost", more="?ssl-mode=required")})
+            self.assertRoute(d, "alice", "new")
+
+    def test_tls_that_the_server_lacks(self):
+        plain = self.mariadb({"alice": "new"})
+        for mode in ("required", "verify"):
+            d = self.serve(plain, {"url": plain.url(
+                more=f"?ssl-mode={mode}")})
+            self.assertNoRoute(d, "alice")
+
+    def test_unix_socket(self):
+        self.p.routes({"alice": "new"})
+        url = f"mysql://reader:sesame@/mail?socket={self.p.socket}"
+        d = self.serve(self.p, {"url": url})
+        self.assertRoute(d, "alice", "new")
+
+    def test_password(self):
+        """never shown in messages"""
+        self.p.routes({"alice": "new"})
+        self.p.sql("CREATE OR REPLACE USER u IDENTIFIED BY 'p@ss:w/rd'; "
+                   "GRANT SELECT ON mail.* TO u")
+        url = self.p.url(user="u:p%40ss%3Aw%2Frd")
+        d = self.serve(self.p, {"url": url})
+        self.assertRoute(d, "alice", "new")
+        bad = self.serve(self.p, {"url": url.replace("ss", "xx")})
+        self.assertNoRoute(bad, "alice")
+        bad.wait_log("Access denied")
+        for daemon in (d, bad):
+            for secret in ("p@ss", "p%40", "p@xx"):
+                self.assertNotIn(secret, daemon.output())
+
+    def test_undeclared_destination(self):
+        """A destination that is not declared: logged, default used"""
+        self.p.routes({"alice": "nowhere"})
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_log("nowhere")
+
+    def test_bad_urls(self):
+        for url, more in (
+                ("mysql://a:sesame@h/d?nonsense=1", {}),
+                ("mysql://a:sesame@h/d?ssl-mode=perhaps", {}),
+                ("mysql://a:sesame@h", {}), ("mysql://a:sesame@/d", {}),
+                ("mysql://a:sesame@h/d", {"channel": "c"})):
+            d = self.serve(self.p, dict({"url": url}, **more),
+                           start=False).launch()
+            process, d.process = d.process, None
+            self.assertEqual(process.wait(), 78)
+            self.assertIn("mapping.sql.url", d.output())
+            self.assertNotIn("sesame", d.output())
+
+    def test_bad_query(self):
+        """What the server says of it is in the log."""
+        for query, said in (
+                ("SELECT x FROM elsewhere WHERE y = ?", "elsewhere"),
+                ("SELECT ? FROM routes WHERE identifier = ?",
+                 "not as many")):
+            d = self.serve(self.p, {"query": query})
+            self.assertNoRoute(d, "alice")
+            d.wait_log(said)
+
+    def test_long_answer(self):
+        self.p.routes({"alice": "new", "bob": "x"})
+        d = self.serve(self.p, {"query": (
+            "SELECT IF(destination = 'x', REPEAT('y', 70000), destination), "
+            "1, NULL FROM routes WHERE identifier = ?")})
+        self.assertNoRoute(d, "bob")
+        self.assertRoute(d, "alice", "new")
+
+    def test_writes(self):
+        """SQL by the two queries"""
+        d = self.serve(self.p, {"upsert_query": UPSERT,
+                                "delete_query": DELETE}, start=False)
+
+        def route(*words, status=0):
+            done = run([binary(), "route", "-c", d.path, *words])
+            self.assertEqual(done.returncode, status, done.stderr)
+            return done
+        route("--set", "new", "o'hara")
+        self.assertEqual(self.p.sql("SELECT * FROM routes"),
+                         "o'hara\tnew\n")
+        self.assertIn(b"has o'hara: new", route("o'hara").stdout)
+        route("--delete", "o'hara")
+        self.assertEqual(self.p.sql("SELECT * FROM routes"), "")
+        d.change({"mapping": {"sql": {"upsert_query": None,
+                                      "delete_query": None}}})
+        self.assertIn(b"read-only", route("--set", "new", "x",
+                                          status=73).stderr)
+
+    def test_pool_size(self):
+        """pool_size connections, shared out among the workers"""
+        d = self.serve(self.p, {"pool_size": 4,
+                                "query": SLOW.replace("%s", "x", 1)
+                                .replace("0))", "0.05))") % 0},
+                       lookup_timeout="5s")
+        self.p.routes({f"user{i}": "new" for i in range(30)})
+        replies = []
+        threads = [threading.Thread(target=lambda n=i: replies.append(
+            self.reply(d, f"user{n}"))) for i in range(30)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(replies, ["+OK new"] * 30)
+        n = int(self.p.sql("SELECT count(*) FROM information_schema."
+                           "processlist WHERE user = 'reader'"))
+        self.assertLessEqual(n, 4)
+        self.assertGreater(n, 0)
+
+
+class Faults(MysqlCase):
+    def test_outage(self):
+        """a cache that survives outages: refusing"""
+        p = self.mariadb({"alice": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        other = self.serve(p, on_store_error="default")
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(other, "alice", "new")
+        p.halt()
+        time.sleep(0.1)  # her answer gets old
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob", within=1)
+        self.assertRoute(other, "bob", "legacy")
+        p.start()
+        p.routes({"carol": "new"})
+        wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
+        # Each worker finds out for itself.
+        names = (f"user{n}" for n in range(100000))
+        wait_until(lambda: self.reply(d, next(names)) and
+                   "the store answers again" in d.output(), "a log line")
+
+    def test_restart_between_lookups(self):
+        """restarting: the connection that died of it is not the login's
+        trouble"""
+        p = self.mariadb({f"user{i}": "new" for i in range(20)})
+        d = self.serve(p)
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "new")
+        p.halt()
+        p.start()
+        for i in range(10, 20):
+            self.assertRoute(d, f"user{i}", "new")
+
+    def test_idle_connections_may_be_closed(self):
+        """wait_timeout is over: not the login's trouble either"""
+        p = self.mariadb({"alice": "new"})
+        p.sql("SET GLOBAL wait_timeout = 1")
+        d = self.serve(p, positive_ttl="0s")
+        self.assertRoute(d, "alice", "new")
+        wait_until(lambda: p.sql(
+            "SELECT count(*) FROM information_schema.processlist WHERE "
+            "user = 'reader'") == "0\n", "the server has closed it")
+        self.assertRoute(d, "alice", "new")
+
+    def test_dying_in_mid_query(self):
+        """dying mid-query: asked once more"""
+        p = self.mariadb({"alice": "new", "bob": "new"})
+        d = self.serve(p, {"pool_size": 1, "query": SLOW % ("bob", "0.4")},
+                       lookup_timeout="5s")
+        self.assertRoute(d, "alice", "new")
+        replies = []
+        t = threading.Thread(
+            target=lambda: replies.append(self.reply(d, "bob")))
+        t.start()
+        number = wait_until(lambda: p.sql(
+            "SELECT id FROM information_schema.processlist WHERE state = "
+            "'User sleep'"), "the query sleeps")
+        p.sql(f"KILL CONNECTION {number.split()[0]}")
+        t.join()
+        self.assertEqual(replies, ["+OK new"])
+
+    def test_slow(self):
+        """slow: inside lookup_timeout; others' logins go on"""
+        p = self.mariadb({"alice": "new", "slow": "new"})
+        d = self.serve(p, {"query": SLOW % ("slow", "30")})
+        start = time.monotonic()
+        replies = []
+        t = threading.Thread(
+            target=lambda: replies.append(self.reply(d, "slow")))
+        t.start()
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "legacy")
+        t.join()
+        self.assertTempFail(replies[0])
+        self.assertLess(time.monotonic() - start, 3)
+        self.assertRoute(d, "alice", "new")
+
+    def test_hanging(self):
+        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
+        p = self.mariadb({"alice": "new", "bob": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        p.freeze()
+        time.sleep(0.1)  # her answer gets old
+        self.assertNoRoute(d, "bob")
+        self.assertRoute(d, "alice", "new")
+        p.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+    def test_garbage(self):
+        """answering garbage"""
+        def says(data):
+            def talk(s):
+                s.sendall(data)
+                s.recv(4096)
+                s.recv(4096)
+            return talk
+
+        def flood(s):
+            while True:
+                s.sendall(b"\xff\xff\xff\0" + b"x" * 65536)
+        for talk in (says(b"+OK POP3\r\n"), says(b"\0" * 500), says(b""),
+                     says(b"\x4a\0\0\0\x0a5.5.5\0" + b"\1" * 99),
+                     says(b"\x07\0\0\0\xff\x10\x04no way"), flood):
+            port = self.talking(talk)
+            d = self.daemon("sql", {
+                "url": f"mysql://a:b@127.0.0.1:{port}/b", "query": QUERY})
+            self.assertNoRoute(d, "alice")
+            d.stop()
+
+    def talking(self, talk):
+        listener = socket.create_server(("127.0.0.1", free_port()))
+        self.addCleanup(listener.close)
+
+        def one(s):
+            try:
+                talk(s)
+            except OSError:
+                pass
+            s.close()
+
+        def serve():
+            while True:
+                try:
+                    s, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(s,), daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+
+if __name__ == "__main__":
+    unittest.main()
