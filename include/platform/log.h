@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "platform/err.h"
 #include "platform/util.h"
@@ -31,6 +32,10 @@ int log_open(const char *target, enum log_format format, int level,
 /* Opens the same path again (after logrotate). Failure is logged to the old
  * one, which stays. */
 void log_reopen(void);
+
+/* The file, if log_open() has created it just now, goes to the user who will
+ * have to open it again. For the start, as root. */
+void log_give(uid_t uid, gid_t gid);
 
 bool log_wants(int level);
 

@@ -25,6 +25,7 @@ static _Atomic int log_fd = STDERR_FILENO;
 static _Atomic int log_kind = LOG_TO_STDERR;
 static _Atomic int log_format = LOG_TEXT;
 static char *log_path;
+static bool log_created; /* the file was not there before */
 
 static const char *const log_level_names[] = {
     "error", "error", "error", "error", "warn", "info", "info", "debug"};
@@ -43,10 +44,12 @@ static int log_open_path(const char *path, struct err *err);
 static int
 log_open_path(const char *path, struct err *err)
 {
-	int fd;
+	const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY;
+	int fd = open(path, flags | O_EXCL, 0640);
 
-	fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY,
-	    0640);
+	log_created = fd != -1;
+	if (fd == -1 && errno == EEXIST)
+		fd = open(path, flags, 0640);
 	if (fd == -1)
 		return err_set(err, "cannot open the log file %s: %s", path,
 		    strerror(errno));
@@ -112,6 +115,14 @@ log_reopen(void)
 		close(fd);
 	if (err.text[0] != '\0')
 		log_msg(LOG_ERR, "%s", err.text);
+}
+
+void
+log_give(uid_t uid, gid_t gid)
+{
+	if (log_created && fchown(log_fd, uid, gid) == -1)
+		log_msg(LOG_WARNING, "cannot give the log away: %s",
+		    strerror(errno));
 }
 
 bool

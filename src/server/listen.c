@@ -107,6 +107,7 @@ listen_drop_privileges(const struct config *cfg, struct err *err)
 	if (geteuid() == 0 && cfg->server.user[0] != '\0') {
 		if (listen_ids(cfg, &uid, &gid, err) == -1)
 			return -1;
+		log_give(uid, gid);
 		if (initgroups(cfg->server.user, gid) == -1 ||
 		    setgid(gid) == -1 || setuid(uid) == -1)
 			return err_set(err, "cannot become user %s: %s",

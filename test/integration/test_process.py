@@ -988,6 +988,24 @@ class Privileges(Case):
         groups = re.search(r"Groups:\t(.*)\n", status)[1].split()
         self.assertIn(groups, ([], [str(gid)]))
 
+    def test_log_file(self):
+        """The user who has to open the log again owns what was made for
+        him, and nothing that was there before."""
+        b = self.backend(tls="implicit")
+        for there in (False, True):
+            directory = temp_dir()
+            os.chmod(directory, 0o755)
+            path = os.path.join(directory, "mail.log")
+            if there:
+                with open(path, "w", encoding="utf-8"):
+                    pass
+            d = self.mailferry(
+                {"pop3": {"tls": "implicit"}}, {"x": b.destination()},
+                over={"server": {"user": "nobody", "log_target": path,
+                                 "log_format": "text"}})
+            self.login(d, tls="implicit")
+            self.assertEqual(os.stat(path).st_uid, 0 if there else 65534)
+
 
 if __name__ == "__main__":
     unittest.main()
