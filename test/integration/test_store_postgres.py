@@ -1,6 +1,8 @@
 """Routes in PostgreSQL: a real cluster, and what it does to logins when it is
 slow, gone, restarted or talks rubbish."""
 
+import os
+import re
 import socket
 import threading
 import time
@@ -358,6 +360,33 @@ class Channel(PostgresCase):
         for d in daemons:
             wait_until(lambda: self.reply(d, "bob") == "+OK new",
                        "what was missed is asked again")
+
+    def test_what_the_manual_says(self):
+        """docs/fleet.md: its table, its trigger, its query"""
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "docs",
+                            "fleet.md")
+        with open(path, encoding="utf-8") as f:
+            blocks = re.findall(r"```sql\n(.*?)```", f.read(), re.S)
+        self.assertEqual(len(blocks), 2)
+        p = self.keep(Postgres()).start()
+        for block in blocks:
+            p.sql(block)
+        d = self.serve(p, {"channel": "mailferry", "query": (
+            "SELECT destination FROM mailbox_routes WHERE identifier = $1")})
+        self.listening(p, 1)
+        self.assertRoute(d, "alice", "legacy")
+        p.sql("INSERT INTO mailbox_routes VALUES ('alice', 'new')")
+        wait_until(lambda: self.reply(d, "alice") == "+OK new", "inserted",
+                   timeout=2)
+        p.sql("UPDATE mailbox_routes SET destination = 'legacy'")
+        wait_until(lambda: self.reply(d, "alice") == "+OK legacy", "updated",
+                   timeout=2)
+        p.sql("UPDATE mailbox_routes SET destination = 'new'")
+        wait_until(lambda: self.reply(d, "alice") == "+OK new", "updated",
+                   timeout=2)
+        p.sql("DELETE FROM mailbox_routes")
+        wait_until(lambda: self.reply(d, "alice") == "+OK legacy", "deleted",
+                   timeout=2)
 
     def listening(self, p, n):
         wait_until(lambda: p.sql(

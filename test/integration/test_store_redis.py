@@ -1,6 +1,8 @@
 """Routes in Redis: a real server, and what it does to logins when it is slow,
 gone, restarted or talks rubbish."""
 
+import os
+import re
 import socket
 import threading
 import time
@@ -74,6 +76,25 @@ class Answers(RedisCase):
         self.assertNoRoute(bad, "alice")
         bad.wait_log("WRONGPASS")
         self.assertNotIn("sesame", bad.output())
+
+    def test_acl_of_the_manual(self):
+        """docs/fleet.md: a user for mailferry needs no more than ..."""
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "docs",
+                            "fleet.md")
+        with open(path, encoding="utf-8") as f:
+            line = re.search(r"^ACL SETUSER (.*)$", f.read(), re.M).group(1)
+        r = self.redis()
+        r.ask("ACL", "SETUSER", *line.split())
+        r.route("alice", "new")
+        d = self.serve(r, {"channel": "mailferry", "url": (
+            f"redis://mailferry:PASSWORD@127.0.0.1:{r.port}/1")})
+        self.assertRoute(d, "alice", "legacy")
+        r.route("alice", "new", database=1)
+        wait_until(lambda: r.ask("PUBLISH", "mailferry", "alice") ==
+                   b":1\r\n", "somebody hears")
+        wait_until(lambda: self.reply(d, "alice") == "+OK new", "the news")
+        time.sleep(1)
+        self.assertNotIn("channel is lost", d.output())
 
     def test_unix_socket(self):
         """redis://, rediss://, unix sockets"""
