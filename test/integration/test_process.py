@@ -49,8 +49,8 @@ class Options(Case):
         # The port may even be taken.
         d.start()
         done = run([binary(), "-t", "-c", d.path])
-        self.assertEqual((done.returncode, done.stdout),
-                         (0, b"configuration ok\n"))
+        self.assertEqual(done.returncode, 0)
+        self.assertTrue(done.stdout.endswith(b"\nconfiguration ok\n"))
 
     def test_version_and_help(self):
         """`-V`, `--help`"""
