@@ -24,17 +24,34 @@ store_health_is_paused(const struct store_health *h)
 	return h->backoff != 0 && clock_ms() < h->retry_at;
 }
 
+bool
+store_health_may_ask(struct store_health *h, uint64_t timeout)
+{
+	uint64_t now = clock_ms();
+
+	if (h->backoff == 0)
+		return true;
+	if (now < h->retry_at || now < h->probe_until)
+		return false;
+	h->probe_until = now + timeout;
+	return true;
+}
+
 void
 store_health_failed(struct store_health *h, const char *reason)
 {
 	struct log_line l;
 
+	/* Connections that hang together are one failure. */
+	if (store_health_is_paused(h))
+		return;
 	log_begin(&l, LOG_ERR, "the store fails");
 	log_cstr(&l, "store", h->name);
 	log_cstr(&l, "reason", reason);
 	log_end(&l);
 	h->backoff = store_backoff(h->backoff);
 	h->retry_at = clock_ms() + h->backoff;
+	h->probe_until = 0;
 	log_escape(reason, strlen(reason), h->reason, sizeof(h->reason));
 }
 
@@ -45,7 +62,7 @@ store_health_well(struct store_health *h)
 
 	if (h->backoff == 0)
 		return;
-	h->backoff = 0;
+	h->backoff = h->probe_until = 0;
 	log_begin(&l, LOG_WARNING, "the store answers again");
 	log_cstr(&l, "store", h->name);
 	log_end(&l);

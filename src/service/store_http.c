@@ -182,7 +182,7 @@ store_http_call(struct store *st, const struct store_request *rq)
 
 	if (rq->verb != STORE_GET)
 		return store_fail(rq, "read-only: it is a web service");
-	if (store_health_is_paused(&st->health))
+	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
 	if (!http_start(st))
 		return store_fail(rq, "out of memory");

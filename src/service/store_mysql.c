@@ -55,8 +55,9 @@ struct mysql_job {
 	atomic_uint refs;
 	struct mysql_server *server;
 	MYSQL *mysql;
-	bool connected; /* written before the eventfd is */
-	int fd; /* the eventfd */
+	int fd; /* the eventfd, written when over is */
+	atomic_bool over; /* and the thread's hands are off mysql */
+	bool connected;
 	char reason[256];
 };
 
@@ -384,9 +385,10 @@ mysql_job_main(void *arg)
 
 	mysql_thread_init();
 	mysql_job_connect(job);
+	job->over = true;
 	/* Cannot fail: it is written once. */
 	if (write(job->fd, &one, sizeof(one)) == -1)
-		job->connected = false;
+		abort();
 	mysql_job_unref(job);
 	mysql_thread_end();
 	return NULL;
@@ -513,6 +515,7 @@ mysql_connected(struct mysql_conn *m)
 {
 	char reason[sizeof(m->job->reason)];
 
+	assert(m->job->over);
 	if (!m->job->connected) {
 		memcpy(reason, m->job->reason, sizeof(reason));
 		store_conn_lost(&m->c, reason);

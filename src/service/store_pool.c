@@ -92,7 +92,7 @@ store_pool_call(struct store_pool *pool, const struct store_request *rq)
 	size_t name = rq->verb == STORE_SET ? strlen(rq->destination) + 1 : 0;
 	struct store_call *call, *outer = pool->calling;
 
-	if (pool->n_conns == 0 && store_health_is_paused(&pool->health))
+	if (!store_health_may_ask(&pool->health, pool->connect_ms))
 		return store_fail(rq, pool->health.reason);
 	call = calloc(1, sizeof(*call) + key + name);
 	if (call == NULL)

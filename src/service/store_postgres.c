@@ -269,10 +269,12 @@ pg_conn_refused(struct pg_conn *p, const PGresult *res)
 	if (p->c.call != NULL && p->c.call->verb == STORE_GET &&
 	    strcmp(state, "22021") == 0)
 		return;
-	/* operator_intervention, connection_exception; a statement that was
-	 * cancelled (57014) is none. */
-	p->fatal =
-	    strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0;
+	/* operator_intervention (not a statement that was cancelled: 57014),
+	 * connection_exception; and a statement that is gone, or does not fit
+	 * the table any more, will be right on another connection. */
+	p->fatal = strncmp(state, "57P", 3) == 0 ||
+	    strncmp(state, "08", 2) == 0 || strcmp(state, "26000") == 0 ||
+	    strcmp(state, "0A000") == 0;
 	p->result = STORE_FAILED;
 	snprintf(p->text, sizeof(p->text), "%s",
 	    text != NULL ? text : "it fails without a reason");

@@ -71,7 +71,6 @@ static void store_redis_watch(struct store *st, store_changed *changed,
     void *arg);
 static struct redis_call *redis_call_new(struct store *st,
     const struct store_request *rq);
-static void redis_call_free(struct redis_call *call);
 static void redis_call_end(struct redis_call *call, enum store_result result,
     const char *text);
 static void redis_call_send(struct redis_call *call);
@@ -148,7 +147,7 @@ store_redis_close(struct store *st)
 	if (st->watch_timer != NULL)
 		event_free(st->watch_timer);
 	DL_FOREACH_SAFE (st->calls, call, next)
-		redis_call_free(call);
+		free(call);
 	redis_server_clear(&st->server);
 	free(st);
 }
@@ -160,8 +159,7 @@ store_redis_call(struct store *st, const struct store_request *rq)
 {
 	struct redis_call *call, *outer = st->calling;
 
-	if (redis_conn_is_stopped(st->conn) &&
-	    store_health_is_paused(&st->health))
+	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
 	call = redis_call_new(st, rq);
 	if (call == NULL)
@@ -201,13 +199,7 @@ redis_call_new(struct store *st, const struct store_request *rq)
 	return call;
 }
 
-static void
-redis_call_free(struct redis_call *call)
-{
-	DL_DELETE(call->st->calls, call);
-	free(call);
-}
-
+/* It is on no list any more. */
 static void
 redis_call_end(struct redis_call *call, enum store_result result,
     const char *text)
@@ -217,7 +209,7 @@ redis_call_end(struct redis_call *call, enum store_result result,
 
 	if (call->st->calling == call)
 		call->st->calling = NULL;
-	redis_call_free(call);
+	free(call);
 	if (done != NULL)
 		done(arg, result, text);
 }
@@ -253,7 +245,8 @@ store_redis_cancel(struct store_call *handle)
 	struct store *st = call->st;
 
 	if (!call->sent) {
-		redis_call_free(call);
+		DL_DELETE(st->calls, call);
+		free(call);
 		return;
 	}
 	call->done = NULL;
@@ -293,6 +286,7 @@ redis_call_reply(struct redis_call *call, const redisReply *reply)
 	bool error = reply->type == REDIS_REPLY_ERROR;
 
 	if (call->verb == STORE_GET) {
+		DL_DELETE(call->st->calls, call);
 		redis_call_get(call, reply);
 		return;
 	}
@@ -304,6 +298,7 @@ redis_call_reply(struct redis_call *call, const redisReply *reply)
 		    reply->str);
 	if (--call->replies > 0)
 		return;
+	DL_DELETE(call->st->calls, call);
 	if (call->reason[0] == '\0') {
 		redis_call_end(call, STORE_FOUND, "");
 	} else {
@@ -337,24 +332,22 @@ static void
 redis_store_lost(void *arg, const char *reason, bool proven)
 {
 	struct store *st = arg;
-	struct redis_call *call, *next, *calls = st->calls;
+	struct redis_call *call, *calls = st->calls;
 
 	if (!proven)
 		store_health_failed(&st->health, reason);
 	/* A done() may bring new ones: they are not on this list. */
 	st->calls = NULL;
-	DL_FOREACH_SAFE (calls, call, next) {
+	while ((call = calls) != NULL) {
 		DL_DELETE(calls, call);
-		DL_APPEND(st->calls, call);
-		if (call->done == NULL) {
-			redis_call_free(call);
-		} else if (proven && !call->again) {
-			call->again = call->sent;
-			call->sent = false;
-			call->reason[0] = '\0';
-		} else {
+		if (call->done == NULL || !proven || call->again) {
 			redis_call_end(call, STORE_FAILED, reason);
+			continue;
 		}
+		call->again = call->sent;
+		call->sent = false;
+		call->reason[0] = '\0';
+		DL_APPEND(st->calls, call);
 	}
 	if (st->calls != NULL && redis_conn_is_stopped(st->conn))
 		redis_conn_start(st->conn);

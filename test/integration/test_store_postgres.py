@@ -231,6 +231,17 @@ class Faults(PostgresCase):
         for i in range(10, 20):
             self.assertRoute(d, f"user{i}", "new")
 
+    def test_altered_table(self):
+        """A prepared statement that the table has outgrown is prepared
+        again"""
+        p = self.postgres({f"user{i}": "new" for i in range(9)})
+        d = self.serve(p, {"pool_size": 1})
+        for i in range(4):
+            self.assertRoute(d, f"user{i}", "new")
+        p.sql("ALTER TABLE routes ALTER destination TYPE varchar(64)")
+        for i in range(4, 8):
+            self.assertRoute(d, f"user{i}", "new")
+
     def test_dying_in_mid_query(self):
         """dying mid-query: asked once more"""
         p = self.postgres({"alice": "new", "bob": "new"})

@@ -199,9 +199,10 @@ class Faults(RedisCase):
         start = time.monotonic()
         self.assertNoRoute(d, "carol")
         self.assertGreater(time.monotonic() - start, 0.7)
-        # Whoever comes now does not wait for the timeout: it is known.
-        quick = min(self.timed(d, f"user{i}") for i in range(5))
-        self.assertLess(quick, 0.5)
+        # Whoever comes now does not wait for the timeout: it is known, to
+        # each worker that has tried.
+        quick = [self.timed(d, f"user{i}") < 0.5 for i in range(12)]
+        self.assertIn([True, True], [quick[i:i + 2] for i in range(11)])
         self.assertRoute(d, "alice", "new")
         r.thaw()
         wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
