@@ -245,7 +245,7 @@ def main():
     parser.add_argument("-r", "--rounds", type=int, default=3)
     args = parser.parse_args()
     rows, skipped = [], []
-    bystanders = Bystanders([os.getpid()])
+    bystanders = Bystanders()
     for kind in (File, Sqlite, InRedis, InPostgres, InMariaDB, Web):
         if kind in NEEDS and shutil.which(NEEDS[kind]) is None:
             skipped.append(f"{kind.name}: {NEEDS[kind]} is not installed")

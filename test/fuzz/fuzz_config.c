@@ -10,6 +10,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void fuzz_check_lines(char *const *lines, size_t n);
 static void fuzz_check_good(const struct config *cfg);
+static void fuzz_check_dump(const struct config *cfg);
+static char *fuzz_dump(const struct config *cfg, size_t *len_out);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -22,8 +24,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_check_lines(problems.warning, problems.n_warning);
 	if (cfg == NULL && problems.n_error != 1)
 		abort();
-	if (cfg != NULL && problems.n_error == 0)
+	if (cfg != NULL && problems.n_error == 0) {
 		fuzz_check_good(cfg);
+		fuzz_check_dump(cfg);
+	}
 	config_problems_clear(&problems);
 	config_free(&cfg);
 	return 0;
@@ -62,4 +66,39 @@ fuzz_check_good(const struct config *cfg)
 		    *d->tls_server_name == '\0' || (int)d->pop3.forwarding < 0)
 			abort();
 	}
+}
+
+/* What is dumped reads back the same; stars may be too short for a token. */
+static void
+fuzz_check_dump(const struct config *cfg)
+{
+	struct config_problems problems = {0};
+	struct config *again;
+	size_t len, len_again;
+	char *text, *text_again;
+
+	if (*cfg->admin.bearer_token != '\0')
+		return;
+	text = fuzz_dump(cfg, &len);
+	again = config_parse("fuzz", text, len, &problems);
+	if (again == NULL || problems.n_error != 0)
+		abort();
+	text_again = fuzz_dump(again, &len_again);
+	if (len != len_again || memcmp(text, text_again, len) != 0)
+		abort();
+	free(text);
+	free(text_again);
+	config_problems_clear(&problems);
+	config_free(&again);
+}
+
+static char *
+fuzz_dump(const struct config *cfg, size_t *len_out)
+{
+	char *text = NULL;
+	FILE *out = open_memstream(&text, len_out);
+
+	config_dump(cfg, out);
+	fclose(out);
+	return text;
 }
