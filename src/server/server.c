@@ -1,12 +1,14 @@
 /* server.c: the main thread: start, reload, drain.
  *
- * Start: configuration -> workers (no threads yet) -> runtime -> sockets ->
- * privileges -> threads. A reload does the same aside, and publishes only what
+ * Start: configuration -> workers (no threads yet) -> runtime -> sockets, opened
+ * or handed in -> privileges -> threads -> a first round through the workers,
+ * and only then is the service manager told that we are ready. A reload does the same aside, and publishes only what
  * is whole: until then nothing has changed. */
 
 #include "server/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,16 +20,21 @@
 #include <event2/event.h>
 #include <utlist.h>
 
+#include "handed.h"
 #include "listen.h"
 #include "platform/clock.h"
 #include "platform/log.h"
 #include "service/mailbox.h"
 #include "service/runtime.h"
 #include "service/tls_server.h"
+#include "pulse.h"
 #include "summary.h"
+#include "systemd.h"
 #include "worker.h"
 
 #define SERVER_TICK_S 60 /* housekeeping: ticket keys */
+#define SERVER_STATUS_S 10 /* the service manager's status line */
+#define SERVER_STATUS_MAX 128
 
 /* A worker's word that its last session is gone. */
 struct server_empty {
@@ -45,9 +52,13 @@ struct server {
 	size_t n_workers, n_empty;
 	struct runtime *rt;
 	struct worker_count *counts;
-	struct event *signals[4], *tick, *grace;
+	struct event *signals[4], *tick, *grace, *beat;
 	struct server_empty *empty; /* one per worker */
-	bool draining;
+	struct handed handed; /* sockets, until they are published */
+	struct pulse *pulse;
+	bool announce; /* "ready", once the workers have answered */
+	bool watched, draining;
+	char status[SERVER_STATUS_MAX]; /* as said last */
 };
 
 static struct config *server_load(const char *path,
@@ -65,6 +76,9 @@ static bool server_bound(const struct server *sv, const struct addr *addr);
 static struct worker_count *server_count(struct server *sv, const char *name);
 static int server_binds(struct server *sv, const struct runtime *rt,
     struct worker_bind *binds, size_t n, struct err *err);
+static int server_bind(struct server *sv, const struct addr *addr,
+    struct worker_bind *binds, size_t stride, struct err *err);
+static int server_share(const struct addr *addr, int fd, struct err *err);
 static size_t server_n_binds(const struct config *cfg);
 static bool server_signals(struct server *sv);
 static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
@@ -73,6 +87,11 @@ static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
 static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
 static void server_grace_cb(evutil_socket_t fd, short what, void *arg);
 static void server_tick_cb(evutil_socket_t fd, short what, void *arg);
+static bool server_heart(struct server *sv);
+static void server_beat_cb(evutil_socket_t fd, short what, void *arg);
+static void server_beat(void *arg);
+static void server_status(const struct server *sv,
+    char text[SERVER_STATUS_MAX]);
 static void server_worker_empty(void *arg);
 static void server_worker_is_empty(void *arg);
 static void server_clear(struct server *sv);
@@ -165,6 +184,8 @@ server_run(const char *path)
 	config_problems_clear(&problems);
 	if (status == EXIT_SUCCESS) {
 		server_log_start(&sv, "ready");
+		sv.announce = true;
+		pulse_ask_anew(sv.pulse);
 		event_base_loop(sv.base, 0);
 		log_msg(LOG_INFO, "stopped");
 	}
@@ -225,8 +246,14 @@ server_start(struct server *sv, struct config *cfg,
 		config_free(&cfg);
 		return EX_OSERR;
 	}
-	if (server_workers(sv, threads, &err) == -1) {
+	if (server_workers(sv, threads, &err) == -1 ||
+	    handed_from_environment(&sv->handed, &err) == -1) {
 		fprintf(stderr, "mailferry: %s\n", err.text);
+		config_free(&cfg);
+		return EX_OSERR;
+	}
+	if (!server_heart(sv)) {
+		fprintf(stderr, "mailferry: out of memory\n");
 		config_free(&cfg);
 		return EX_OSERR;
 	}
@@ -246,6 +273,7 @@ server_start(struct server *sv, struct config *cfg,
 	server_log_problems(problems);
 	if (server_publish(sv, rt, &err) == -1) {
 		runtime_discard(&rt);
+		handed_clear(&sv->handed);
 		fprintf(stderr, "mailferry: %s\n", err.text);
 		log_msg(LOG_ERR, "%s", err.text);
 		return EX_OSERR;
@@ -327,25 +355,59 @@ server_binds(struct server *sv, const struct runtime *rt,
 			return err_set(err, "out of memory");
 		for (size_t j = 0; j < cfg->listener[i].n_bind; j++, row++) {
 			const struct addr *addr = &cfg->listener[i].bind[j];
-			bool bound = server_bound(sv, addr);
 
-			if (!bound && listen_check(addr, err) == -1)
-				return -1;
 			for (size_t w = 0; w < sv->n_workers; w++) {
 				struct worker_bind *b = &binds[w * n + row];
 
 				b->addr = *addr;
 				b->listener = i;
 				b->count = count;
-				if (bound)
-					continue;
-				b->fd = listen_open(addr, err);
-				if (b->fd == -1)
-					return -1;
 			}
+			if (!server_bound(sv, addr) &&
+			    server_bind(sv, addr, &binds[row], n, err) == -1)
+				return -1;
 		}
 	}
+	return handed_check(&sv->handed, err);
+}
+
+/* A socket for each worker: those that were handed in first. */
+static int
+server_bind(struct server *sv, const struct addr *addr,
+    struct worker_bind *binds, size_t stride, struct err *err)
+{
+	int first = handed_take(&sv->handed, addr);
+
+	if (first == -1 && listen_check(addr, err) == -1)
+		return -1;
+	for (size_t w = 0; w < sv->n_workers; w++) {
+		int *fd = &binds[w * stride].fd;
+
+		*fd = w == 0 ? first : handed_take(&sv->handed, addr);
+		if (*fd == -1 && first != -1)
+			*fd = server_share(addr, first, err);
+		else if (*fd == -1)
+			*fd = listen_open(addr, err);
+		if (*fd == -1)
+			return -1;
+	}
 	return 0;
+}
+
+/* Beside a socket that was handed in: another one, if whoever opened that let
+ * it have siblings and is the same user; else it is shared. */
+static int
+server_share(const struct addr *addr, int fd, struct err *err)
+{
+	struct err refused;
+	int own = listen_open(addr, &refused);
+
+	if (own == -1)
+		own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own == -1)
+		return err_set(err, "cannot share a socket: %s",
+		    strerror(errno));
+	return own;
 }
 
 /* Hands the runtime to the workers. -1: nothing has changed, rt is still the
@@ -376,6 +438,7 @@ server_publish(struct server *sv, struct runtime *rt, struct err *err)
 		abort();
 	}
 	free(binds);
+	handed_clear(&sv->handed);
 	runtime_unref(&sv->rt);
 	sv->rt = rt;
 	return 0;
@@ -429,8 +492,13 @@ server_reload_cb(evutil_socket_t sig UNUSED, short what UNUSED, void *arg)
 	struct server *sv = arg;
 
 	log_reopen();
-	if (!sv->draining)
-		server_reload(sv);
+	if (sv->draining)
+		return;
+	systemd_reloading("reloading");
+	server_reload(sv);
+	/* Also when it failed: the service goes on. */
+	sv->announce = true;
+	pulse_ask_anew(sv->pulse);
 }
 
 static void
@@ -479,6 +547,8 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 	log_msg(LOG_INFO, "signal %d: draining for at most %llu ms", (int)sig,
 	    (unsigned long long)ms);
 	sv->draining = true;
+	server_status(sv, sv->status);
+	systemd_stopping(sv->status);
 	evtimer_add(sv->grace, &tv);
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		sv->empty[i].server = sv;
@@ -486,6 +556,76 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 		sv->empty[i].item.arg = sv;
 		worker_drain(sv->worker[i], server_worker_empty, &sv->empty[i]);
 	}
+}
+
+/* Workers are asked often enough that one may be late by half of what the
+ * service manager grants. */
+static bool
+server_heart(struct server *sv)
+{
+	uint64_t us = systemd_watchdog();
+	struct timeval tv = clock_timeval(SERVER_STATUS_S * 1000);
+	struct mailbox **boxes = calloc(sv->n_workers, sizeof(*boxes));
+
+	if (boxes == NULL)
+		return false;
+	for (size_t i = 0; i < sv->n_workers; i++)
+		boxes[i] = worker_mailbox(sv->worker[i]);
+	sv->pulse =
+	    pulse_new(sv->mailbox, boxes, sv->n_workers, server_beat, sv);
+	free(boxes);
+	if (sv->pulse == NULL)
+		return false;
+	if (!systemd_is_there())
+		return true;
+	sv->watched = us > 0;
+	if (sv->watched && us / 1000 / 4 < SERVER_STATUS_S * 1000)
+		tv = clock_timeval(us / 1000 / 4 + 1);
+	sv->beat = event_new(sv->base, -1, EV_PERSIST, server_beat_cb, sv);
+	return sv->beat != NULL && event_add(sv->beat, &tv) == 0;
+}
+
+static void
+server_beat_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct server *sv = arg;
+
+	pulse_ask(sv->pulse);
+}
+
+/* Every worker has answered. */
+static void
+server_beat(void *arg)
+{
+	struct server *sv = arg;
+	char text[SERVER_STATUS_MAX];
+
+	if (sv->watched)
+		systemd_ping();
+	server_status(sv, text);
+	if (sv->announce && !sv->draining)
+		systemd_ready(text);
+	else if (strcmp(text, sv->status) != 0)
+		systemd_status(text);
+	sv->announce = false;
+	memcpy(sv->status, text, sizeof(text));
+}
+
+static void
+server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
+{
+	const struct worker_count *c;
+	unsigned n = 0;
+
+	LL_FOREACH(sv->counts, c)
+	n += atomic_load(&c->connections);
+	if (sv->draining)
+		snprintf(text, SERVER_STATUS_MAX, "draining: %u connections",
+		    n);
+	else
+		snprintf(text, SERVER_STATUS_MAX,
+		    "serving: %zu listeners, %zu workers, %u connections",
+		    sv->rt->cfg->n_listener, sv->n_workers, n);
 }
 
 /* On the worker's thread, possibly more than once: only the first counts. */
@@ -522,6 +662,7 @@ server_clear(struct server *sv)
 {
 	struct worker_count *c, *tmp;
 
+	pulse_stop(sv->pulse);
 	for (size_t i = 0; i < sv->n_workers; i++)
 		worker_stop(&sv->worker[i]);
 	runtime_unref(&sv->rt);
@@ -532,7 +673,11 @@ server_clear(struct server *sv)
 		event_free(sv->tick);
 	if (sv->grace != NULL)
 		event_free(sv->grace);
+	if (sv->beat != NULL)
+		event_free(sv->beat);
 	mailbox_free(&sv->mailbox);
+	pulse_free(&sv->pulse);
+	handed_clear(&sv->handed);
 	LL_FOREACH_SAFE(sv->counts, c, tmp)
 	free(c);
 	free(sv->worker);
