@@ -56,7 +56,7 @@ struct server {
 	struct server_empty *empty; /* one per worker */
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
-	bool announce; /* "ready", once the workers have answered */
+	bool announce; /* "ready" is to be said when the workers answer */
 	bool watched, draining;
 	char status[SERVER_STATUS_MAX]; /* as said last */
 };
@@ -604,10 +604,9 @@ server_beat(void *arg)
 		systemd_ping();
 	server_status(sv, text);
 	if (sv->announce && !sv->draining)
-		systemd_ready(text);
+		sv->announce = !systemd_ready(text);
 	else if (strcmp(text, sv->status) != 0)
 		systemd_status(text);
-	sv->announce = false;
 	memcpy(sv->status, text, sizeof(text));
 }
 

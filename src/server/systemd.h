@@ -17,7 +17,9 @@ uint64_t systemd_watchdog(void);
 /* How many descriptors, from *first on, were handed in; -errno. */
 int systemd_listen_fds(int *first);
 
-void systemd_ready(const char *status);
+/* None of these waits for a manager that does not read. False: it has not been
+ * taken, and has to be said again. */
+bool systemd_ready(const char *status);
 void systemd_reloading(const char *status);
 void systemd_stopping(const char *status);
 void systemd_status(const char *status);

@@ -1,0 +1,108 @@
+"""A service manager's ear (sd_notify(3)), and a way to hang one thread."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import time
+
+from .proc import DEADLINE, temp_dir
+
+PTRACE_ATTACH = 16
+PTRACE_DETACH = 17
+WALL = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p,
+                         ctypes.c_void_p)
+_libc.ptrace.restype = ctypes.c_long
+
+
+class Manager:
+    """Hears what a daemon with env says. A message is a dict."""
+
+    def __init__(self, watchdog=None):
+        self.path = os.path.join(temp_dir("mailferry-manager-"), "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        os.chmod(self.path, 0o777)
+        self.env = {"NOTIFY_SOCKET": self.path}
+        if watchdog:
+            self.env["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
+        self.heard = []
+
+    def close(self):
+        self.socket.close()
+
+    def fill(self):
+        """Leaves no room for another message until next() is called."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.setblocking(False)
+            try:
+                while True:
+                    s.sendto(b"FILL=1", self.path)
+            except BlockingIOError:
+                pass
+
+    def next(self, timeout=DEADLINE):
+        """The next message, or None when there was none for so long."""
+        self.socket.settimeout(max(timeout, .001))
+        try:
+            data = self.socket.recv(65536).decode()
+        except (TimeoutError, BlockingIOError):
+            return None
+        message = dict(line.split("=", 1) for line in data.splitlines())
+        self.heard.append(message)
+        return message
+
+    def until(self, key, timeout=DEADLINE):
+        """The next message with this key."""
+        end = time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            message = self.next(left) if left > 0 else None
+            if message is None:
+                raise AssertionError(f"no {key} within {timeout} s; heard: "
+                                     f"{self.heard[-10:]}")
+            if key in message:
+                return message
+
+    def listen(self, seconds):
+        """All that comes in so many seconds."""
+        end = time.monotonic() + seconds
+        found = []
+        while True:
+            left = end - time.monotonic()
+            message = self.next(left) if left > 0 else None
+            if message is None:
+                return found
+            found.append(message)
+
+
+def threads(pid, prefix):
+    """The ids of a process's threads whose name begins so, by name."""
+    found = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii") as f:
+            name = f.read().strip()
+        if name.startswith(prefix):
+            found[name] = int(tid)
+    return found
+
+
+def _ptrace(request, tid):
+    if _libc.ptrace(request, tid, None, None) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"ptrace: {os.strerror(number)}")
+
+
+@contextlib.contextmanager
+def hung(tid):
+    """This one thread stands still, its siblings go on. Signals cannot do
+    that, a tracer can."""
+    _ptrace(PTRACE_ATTACH, tid)
+    try:
+        os.waitpid(tid, WALL)
+        yield
+    finally:
+        _ptrace(PTRACE_DETACH, tid)
