@@ -34,6 +34,7 @@ static bool pool_opening(const struct store_pool *pool);
 static void pool_open(struct store_pool *pool);
 static void pool_fail_waiting(struct store_pool *pool);
 static void pool_close(struct store_conn *c);
+static void pool_close_idle(struct store_pool *pool);
 static void pool_done(struct store_call *call, enum store_result result,
     const char *text);
 static void pool_deadline_cb(evutil_socket_t fd, short what, void *arg);
@@ -251,6 +252,8 @@ store_conn_lost(struct store_conn *c, const char *reason)
 
 	c->call = NULL;
 	pool_close(c);
+	if (proven)
+		pool_close_idle(pool);
 	if (!proven && !retry)
 		store_health_failed(&pool->health, reason);
 	if (retry) {
@@ -285,6 +288,18 @@ pool_close(struct store_conn *c)
 	DL_DELETE(pool->conns, c);
 	pool->n_conns--;
 	free(c);
+}
+
+/* What ended one may have ended them too: a second attempt must not find
+ * another dead one. */
+static void
+pool_close_idle(struct store_pool *pool)
+{
+	struct store_conn *c, *next;
+
+	DL_FOREACH_SAFE (pool->conns, c, next)
+		if (c->ready && c->call == NULL)
+			pool_close(c);
 }
 
 static void

@@ -210,6 +210,29 @@ START_TEST(a_connection_that_died_of_age_is_not_the_askers_trouble)
 }
 END_TEST
 
+START_TEST(a_second_attempt_has_a_new_connection)
+{
+	struct asker a, b;
+
+	ask(&a, "a");
+	ask(&b, "b");
+	store_conn_ready(&conns[0]->conn);
+	store_conn_ready(&conns[1]->conn);
+	answer(0, "x");
+	answer(1, "y");
+	ask(&a, "c");
+	ck_assert_str_eq(conns[0]->key, "c");
+	/* The other one has died of the same. */
+	store_conn_lost(&conns[0]->conn, "restarted");
+	ck_assert_int_eq(a.calls, 0);
+	ck_assert_uint_eq(n_opened, 3);
+	ck_assert_uint_eq(n_conns, 1);
+	store_conn_ready(&conns[0]->conn);
+	answer(0, "z");
+	ck_assert_str_eq(a.text, "z");
+}
+END_TEST
+
 START_TEST(an_idle_connection_may_go)
 {
 	struct asker a;
@@ -369,6 +392,7 @@ main(void)
 	tcase_add_test(tc, an_answer_at_once_leaves_no_handle);
 	tcase_add_test(tc,
 	    a_connection_that_died_of_age_is_not_the_askers_trouble);
+	tcase_add_test(tc, a_second_attempt_has_a_new_connection);
 	tcase_add_test(tc, an_idle_connection_may_go);
 	tcase_add_test(tc, a_store_that_refuses_fails_fast_and_is_tried_again);
 	tcase_add_test(tc, what_cannot_be_opened_fails_at_once);
