@@ -70,6 +70,12 @@ class Notify(Systemd):
                          ["worker-0", "worker-1", "worker-2"])
         self.login(d)
 
+    def test_abstract_socket(self):
+        """$NOTIFY_SOCKET may be an abstract name, "@..."."""
+        m = Manager(abstract=True)
+        self.addCleanup(m.close)
+        self.running(m)
+
     def test_not_ready(self):
         """A daemon that cannot bind never says that it is ready."""
         m = self.manager()

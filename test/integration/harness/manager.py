@@ -19,14 +19,19 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Manager:
-    """Hears what a daemon with env says. A message is a dict."""
+    """Hears what a daemon with env says. A message is a dict. abstract: on
+    a socket without a file, for a daemon in a root of its own."""
 
-    def __init__(self, watchdog=None):
-        self.path = os.path.join(temp_dir("mailferry-manager-"), "notify")
+    def __init__(self, watchdog=None, abstract=False):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(self.path)
-        os.chmod(self.path, 0o777)
-        self.env = {"NOTIFY_SOCKET": self.path}
+        if abstract:
+            self.path = f"\0mailferry-manager-{os.getpid()}-{id(self)}"
+            self.socket.bind(self.path)
+        else:
+            self.path = os.path.join(temp_dir("mailferry-manager-"), "notify")
+            self.socket.bind(self.path)
+            os.chmod(self.path, 0o777)
+        self.env = {"NOTIFY_SOCKET": self.path.replace("\0", "@")}
         if watchdog:
             self.env["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
         self.heard = []
