@@ -987,6 +987,31 @@ class Privileges(Case):
         self.assertRegex(status, rf"Gid:\t{gid}\t{gid}\t{gid}\t{gid}\n")
         groups = re.search(r"Groups:\t(.*)\n", status)[1].split()
         self.assertIn(groups, ([], [str(gid)]))
+        self.keeps_nothing(d, status)
+        # A reload reads the files as the user that it is now.
+        mark = d.mark()
+        d.hang_up()
+        d.wait_log("Permission denied", mark)
+        d.wait_log("reload failed", mark)
+        shutil.copy(certs().key("good2"), key)
+        shutil.copy(certs().cert("good2"), os.path.join(d.dir, "cert.pem"))
+        os.chown(key, 0, gid)
+        os.chmod(key, 0o640)
+        d.change({"tls": {"certificate": {"primary": {"cert": "cert.pem"}}}})
+        mark = d.mark()
+        d.hang_up()
+        d.wait_log("reloaded", mark)
+        self.login(d, tls="implicit")
+
+    def keeps_nothing(self, d, status):
+        """keeps no capability, sets no-new-privs, turns core dumps off"""
+        for caps in ("Eff", "Prm", "Inh", "Amb"):
+            self.assertRegex(status, rf"Cap{caps}:\t0+\n")
+        self.assertRegex(status, r"NoNewPrivs:\t1\n")
+        # /proc belongs to root where PR_SET_DUMPABLE is off.
+        self.assertEqual(os.stat(f"/proc/{d.pid}/maps").st_uid, 0)
+        with open(f"/proc/{d.pid}/limits", encoding="ascii") as f:
+            self.assertRegex(f.read(), r"Max core file size +0 ")
 
     def test_log_file(self):
         """The user who has to open the log again owns what was made for
