@@ -60,7 +60,8 @@ struct store_kind {
 	 * front of it nor a timeout could help. */
 	bool local;
 	/* What can be known without asking it: its URL, its queries, its file.
-	 * NULL: nothing. -1: err says what is wrong. */
+	 * NULL: nothing. -1: err says what is wrong. 1: err is a warning, for
+	 * it may be right by the time of the first lookup. */
 	int (*check)(const struct config *cfg, struct err *err);
 	/* Main thread; must not touch base before the first call. spec's parts
 	 * are borrowed for the store's life. */

@@ -101,14 +101,19 @@ runtime_check_store(const struct config *cfg, struct config_problems *problems)
 	const struct config_mapping *m = &cfg->mapping;
 	const struct store_kind *kind = store_kind_find(m);
 	struct err err = {""};
+	int status = 0;
 
 	if (kind == NULL)
 		config_problem(cfg, problems,
 		    m->source == SOURCE_SQL ? paths[m->source]
 					    : "mapping.source",
 		    "this source is not built in (%s)", store_kinds_built());
-	else if (kind->check != NULL && kind->check(cfg, &err) == -1)
+	else if (kind->check != NULL)
+		status = kind->check(cfg, &err);
+	if (status < 0)
 		config_problem(cfg, problems, paths[m->source], "%s", err.text);
+	else if (status > 0)
+		config_warning(cfg, problems, paths[m->source], "%s", err.text);
 }
 
 static bool

@@ -70,8 +70,8 @@ sqlite_path(const struct config *cfg)
 	return made;
 }
 
-/* The file is ours to read, as the mapping file is: what is wrong with it is
- * wrong at the start already. */
+/* A query that SQLite refuses is wrong; a file that is not there, or is being
+ * written to, may be right in a moment. */
 static int
 store_sqlite_check(const struct config *cfg, struct err *err)
 {
@@ -79,24 +79,25 @@ store_sqlite_check(const struct config *cfg, struct err *err)
 	    cfg->mapping.sql_upsert_query, cfg->mapping.sql_delete_query};
 	char *path = sqlite_path(cfg);
 	struct sqlite_handle h = {NULL, NULL};
-	int status = 0, rc;
+	int rc = SQLITE_OK;
 
 	if (path == NULL)
 		return err_set(err, "out of memory");
-	if (*cfg->mapping.sql_channel != '\0')
-		status = err_set(err, "SQLite knows no channel");
-	for (size_t i = 0; i < ARRAY_LEN(query) && status == 0; i++) {
+	if (*cfg->mapping.sql_channel != '\0') {
+		free(path);
+		return err_set(err, "SQLite knows no channel");
+	}
+	for (size_t i = 0; i < ARRAY_LEN(query) && rc == SQLITE_OK; i++) {
 		if (*query[i] == '\0')
 			continue;
 		rc = sqlite_prepare(&h, path, SQLITE_OPEN_READONLY, query[i],
 		    err);
-		/* Somebody is writing: it will be all right. */
-		if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-			status = -1;
 		sqlite_clear(&h);
 	}
 	free(path);
-	return status;
+	if (rc == SQLITE_OK || rc == SQLITE_BUSY)
+		return 0;
+	return rc == SQLITE_CANTOPEN ? 1 : -1;
 }
 
 static struct store *

@@ -65,7 +65,6 @@ class Sqlite(StoreCase):
     def test_what_is_wrong_is_said_at_the_start(self):
         path = self.database({"alice": "new"})
         for url, query, said in (
-                (path + "x", QUERY, "unable to open"),
                 (path, "SELECT ? FROM elsewhere", "no such table"),
                 (path, QUERY + "; DROP TABLE routes", "not one statement"),
                 (path, "ELECT ?", "syntax error")):
@@ -74,6 +73,15 @@ class Sqlite(StoreCase):
             self.assertEqual(process.wait(), 78)
             self.assertIn("mapping.sql.url", d.output())
             self.assertIn(said, d.output())
+
+    def test_file_that_comes_late(self):
+        """A warning, and [SYS/TEMP] until it is there."""
+        path = os.path.join(temp_dir(), "late.db")
+        d = self.serve(path, positive_ttl="100ms")
+        self.assertRegex(d.output(), "mapping.sql.url: .*unable to open")
+        self.assertNoRoute(d, "alice")
+        self.fill(path, {"alice": "new", "bob": "new"})
+        self.assertRoute(d, "bob", "new")
 
     def test_replaced_file(self):
         """opened again when another file has taken its place"""
