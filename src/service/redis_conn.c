@@ -69,6 +69,7 @@ static SSL *redis_ssl(const struct redis_server *s);
 static void redis_hello(struct redis_conn *c);
 static void redis_event_cb(struct bufferevent *bev, short what, void *arg);
 static void redis_read_cb(struct bufferevent *bev, void *arg);
+static void redis_replies(struct redis_conn *c);
 static void redis_reply(struct redis_conn *c, const redisReply *reply);
 static void *redis_array(const redisReadTask *task, int elements);
 static void redis_deadline_cb(evutil_socket_t fd, short what, void *arg);
@@ -484,31 +485,37 @@ redis_read_cb(struct bufferevent *bev, void *arg)
 	struct redis_conn *c = arg;
 	struct evbuffer *in = bufferevent_get_input(bev);
 	char chunk[4096];
-	void *reply = NULL;
 	int n;
 
-	while (c->bev == bev &&
+	while (c->reader != NULL &&
 	    (n = evbuffer_remove(in, chunk, sizeof(chunk))) > 0) {
 		c->heard = clock_ms();
-		if (redisReaderFeed(c->reader, chunk, (size_t)n) != REDIS_OK) {
+		if (redisReaderFeed(c->reader, chunk, (size_t)n) == REDIS_OK)
+			redis_replies(c);
+		else
 			redis_conn_fail(c, "out of memory");
-			return;
-		}
-		while (c->bev == bev) {
-			if (redisReaderGetReply(c->reader, &reply) !=
-			    REDIS_OK) {
-				redis_conn_fail(c,
-				    "what it says is not Redis' protocol");
-				return;
-			}
-			if (reply == NULL)
-				break;
+	}
+}
+
+/* Those that are whole. Any of them may be the last, for what it leads to. */
+static void
+redis_replies(struct redis_conn *c)
+{
+	void *reply;
+
+	while (c->reader != NULL) {
+		reply = NULL;
+		if (redisReaderGetReply(c->reader, &reply) != REDIS_OK) {
+			redis_conn_fail(c,
+			    "what it says is not Redis' protocol");
+		} else if (reply != NULL) {
 			redis_reply(c, reply);
 			freeReplyObject(reply);
+		} else {
+			if (c->reader->len - c->reader->pos > REDIS_REPLY_MAX)
+				redis_conn_fail(c, "an endless reply");
+			return;
 		}
-		if (c->bev == bev &&
-		    c->reader->len - c->reader->pos > REDIS_REPLY_MAX)
-			redis_conn_fail(c, "an endless reply");
 	}
 }
 

@@ -248,13 +248,14 @@ store_conn_lost(struct store_conn *c, const char *reason)
 {
 	struct store_pool *pool = c->pool;
 	struct store_call *call = c->call;
-	bool retry = call != NULL && !call->again, proven = c->proven;
+	bool retry = call != NULL && !call->again;
+	bool proven = c->proven, idle = c->ready && call == NULL;
 
 	c->call = NULL;
 	pool_close(c);
 	if (proven)
 		pool_close_idle(pool);
-	if (!proven && !retry)
+	if (!proven && !retry && !idle)
 		store_health_failed(&pool->health, reason);
 	if (retry) {
 		call->again = true;

@@ -1,12 +1,10 @@
 """Routes from a web service: a GET per lookup, its answers and its faults."""
 
-import socket
 import threading
 import time
 import unittest
 
 from harness.case import certs
-from harness.ports import free_port
 from harness.proc import wait_until
 from harness.stores import StoreCase
 from harness.web import Web
@@ -209,30 +207,12 @@ class Faults(WebCase):
                      says(ok + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
                      says(ok), says(b""),
                      says(ok + b"Content-Length: 99999999\r\n\r\nnew")):
-            port = self.talking(talk)
+            port = self.talking(
+                lambda s, talk=talk: (s.recv(4096), talk(s)))
             d = self.daemon("http", {
                 "url": f"http://127.0.0.1:{port}/?user=%u"})
             self.assertNoRoute(d, "alice")
             d.stop()
-
-    def talking(self, talk):
-        listener = socket.create_server(("127.0.0.1", free_port()))
-        self.addCleanup(listener.close)
-
-        def run():
-            while True:
-                try:
-                    s, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    s.recv(4096)
-                    talk(s)
-                except OSError:
-                    pass
-                s.close()
-        threading.Thread(target=run, daemon=True).start()
-        return listener.getsockname()[1]
 
     def test_restart_between_lookups(self):
         w = self.web({f"user{i}": "new" for i in range(20)})

@@ -1,17 +1,14 @@
 """Routes in MariaDB: a real server, and what it does to logins when it is slow,
 gone, restarted or talks rubbish."""
 
-import socket
 import threading
-import time
 import unittest
 
 from harness.case import certs, need
 from harness.mailferry import binary
 from harness.mariadb import MariaDB
-from harness.ports import free_port
 from harness.proc import run, wait_until
-from harness.stores import StoreCase
+from harness.stores import SqlFaults, StoreCase
 
 QUERY = "SELECT destination FROM routes WHERE identifier = ?"
 UPSERT = "REPLACE INTO routes VALUES (?, ?)"
@@ -22,7 +19,7 @@ SLOW = ("SELECT destination FROM routes WHERE identifier = ? AND "
 
 @need("mariadbd", "mariadb", "mariadb-install-db")
 class MysqlCase(StoreCase):
-    def mariadb(self, routes=None, **keys):
+    def server(self, routes=None, **keys):
         p = self.keep(MariaDB(**keys)).start()
         if routes:
             p.routes(routes)
@@ -86,7 +83,7 @@ class Answers(MysqlCase):
             "localhost", more="?ssl-mode=verify")})
         self.assertNoRoute(d, "alice")
         for cert in ("wrong", "expired"):
-            bad = self.mariadb({"alice": "new"}, tls=cert)
+            bad = self.server({"alice": "new"}, tls=cert)
             d = self.serve(bad, {"url": bad.url("localhost", more=more)})
             self.assertNoRoute(d, "alice")
             d.wait_log("(?i)certificate|ssl|tls")
@@ -96,7 +93,7 @@ class Answers(MysqlCase):
             self.assertRoute(d, "alice", "new")
 
     def test_tls_that_the_server_lacks(self):
-        plain = self.mariadb({"alice": "new"})
+        plain = self.server({"alice": "new"})
         for mode in ("required", "verify"):
             d = self.serve(plain, {"url": plain.url(
                 more=f"?ssl-mode={mode}")})
@@ -188,56 +185,22 @@ class Answers(MysqlCase):
                                 .replace("0))", "0.05))") % 0},
                        lookup_timeout="5s")
         self.p.routes({f"user{i}": "new" for i in range(30)})
-        replies = []
-        threads = [threading.Thread(target=lambda n=i: replies.append(
-            self.reply(d, f"user{n}"))) for i in range(30)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        self.assertEqual(replies, ["+OK new"] * 30)
+        self.assertEqual(self.together(d, [f"user{i}" for i in range(30)]),
+                         ["+OK new"] * 30)
         n = int(self.p.sql("SELECT count(*) FROM information_schema."
                            "processlist WHERE user = 'reader'"))
         self.assertLessEqual(n, 4)
         self.assertGreater(n, 0)
 
 
-class Faults(MysqlCase):
-    def test_outage(self):
-        """a cache that survives outages: refusing"""
-        p = self.mariadb({"alice": "new"})
-        d = self.serve(p, positive_ttl="100ms")
-        other = self.serve(p, on_store_error="default")
-        self.assertRoute(d, "alice", "new")
-        self.assertRoute(other, "alice", "new")
-        p.halt()
-        time.sleep(0.1)  # her answer gets old
-        self.assertRoute(d, "alice", "new")
-        self.assertNoRoute(d, "bob", within=1)
-        self.assertRoute(other, "bob", "legacy")
-        p.start()
-        p.routes({"carol": "new"})
-        wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
-        # Each worker finds out for itself.
-        names = (f"user{n}" for n in range(100000))
-        wait_until(lambda: self.reply(d, next(names)) and
-                   "the store answers again" in d.output(), "a log line")
-
-    def test_restart_between_lookups(self):
-        """restarting: the connection that died of it is not the login's
-        trouble"""
-        p = self.mariadb({f"user{i}": "new" for i in range(20)})
-        d = self.serve(p)
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "new")
-        p.halt()
-        p.start()
-        for i in range(10, 20):
-            self.assertRoute(d, f"user{i}", "new")
+class Faults(SqlFaults, MysqlCase):
+    @staticmethod
+    def slow(user, seconds):
+        return SLOW % (user, seconds)
 
     def test_idle_connections_may_be_closed(self):
         """wait_timeout is over: not the login's trouble either"""
-        p = self.mariadb({"alice": "new"})
+        p = self.server({"alice": "new"})
         p.sql("SET GLOBAL wait_timeout = 1")
         d = self.serve(p, positive_ttl="0s")
         self.assertRoute(d, "alice", "new")
@@ -248,8 +211,8 @@ class Faults(MysqlCase):
 
     def test_dying_in_mid_query(self):
         """dying mid-query: asked once more"""
-        p = self.mariadb({"alice": "new", "bob": "new"})
-        d = self.serve(p, {"pool_size": 1, "query": SLOW % ("bob", "0.4")},
+        p = self.server({"alice": "new", "bob": "new"})
+        d = self.serve(p, {"pool_size": 1, "query": self.slow("bob", 0.4)},
                        lookup_timeout="5s")
         self.assertRoute(d, "alice", "new")
         replies = []
@@ -262,34 +225,6 @@ class Faults(MysqlCase):
         p.sql(f"KILL CONNECTION {number.split()[0]}")
         t.join()
         self.assertEqual(replies, ["+OK new"])
-
-    def test_slow(self):
-        """slow: inside lookup_timeout; others' logins go on"""
-        p = self.mariadb({"alice": "new", "slow": "new"})
-        d = self.serve(p, {"query": SLOW % ("slow", "30")})
-        start = time.monotonic()
-        replies = []
-        t = threading.Thread(
-            target=lambda: replies.append(self.reply(d, "slow")))
-        t.start()
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "legacy")
-        t.join()
-        self.assertTempFail(replies[0])
-        self.assertLess(time.monotonic() - start, 3)
-        self.assertRoute(d, "alice", "new")
-
-    def test_hanging(self):
-        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
-        p = self.mariadb({"alice": "new", "bob": "new"})
-        d = self.serve(p, positive_ttl="100ms")
-        self.assertRoute(d, "alice", "new")
-        p.freeze()
-        time.sleep(0.1)  # her answer gets old
-        self.assertNoRoute(d, "bob")
-        self.assertRoute(d, "alice", "new")
-        p.thaw()
-        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
 
     def test_garbage(self):
         """answering garbage"""
@@ -311,27 +246,6 @@ class Faults(MysqlCase):
                 "url": f"mysql://a:b@127.0.0.1:{port}/b", "query": QUERY})
             self.assertNoRoute(d, "alice")
             d.stop()
-
-    def talking(self, talk):
-        listener = socket.create_server(("127.0.0.1", free_port()))
-        self.addCleanup(listener.close)
-
-        def one(s):
-            try:
-                talk(s)
-            except OSError:
-                pass
-            s.close()
-
-        def serve():
-            while True:
-                try:
-                    s, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=one, args=(s,), daemon=True).start()
-        threading.Thread(target=serve, daemon=True).start()
-        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":

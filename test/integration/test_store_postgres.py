@@ -3,17 +3,15 @@ slow, gone, restarted or talks rubbish."""
 
 import os
 import re
-import socket
 import threading
 import time
 import unittest
 
 from harness.case import certs, need
 from harness.mailferry import binary
-from harness.ports import free_port
 from harness.postgres import SCHEMA, Postgres, binaries
 from harness.proc import run, wait_until
-from harness.stores import StoreCase
+from harness.stores import SqlFaults, StoreCase
 
 QUERY = "SELECT destination FROM routes WHERE identifier = $1"
 UPSERT = ("INSERT INTO routes VALUES ($1, $2) ON CONFLICT (identifier) "
@@ -23,7 +21,7 @@ DELETE = "DELETE FROM routes WHERE identifier = $1"
 
 @need("setpriv", *([] if binaries() else ["postgres"]))
 class PostgresCase(StoreCase):
-    def postgres(self, routes=None, **keys):
+    def server(self, routes=None, **keys):
         p = self.keep(Postgres(**keys)).start()
         p.sql(SCHEMA)
         if routes:
@@ -184,57 +182,25 @@ class Answers(PostgresCase):
             "SELECT destination FROM routes WHERE identifier = $1 "
             "AND pg_sleep(0.05) IS NOT NULL")}, lookup_timeout="5s")
         self.p.routes({f"user{i}": "new" for i in range(30)})
-        replies = []
-        threads = [threading.Thread(target=lambda n=i: replies.append(
-            self.reply(d, f"user{n}"))) for i in range(30)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        self.assertEqual(replies, ["+OK new"] * 30)
+        self.assertEqual(self.together(d, [f"user{i}" for i in range(30)]),
+                         ["+OK new"] * 30)
         n = int(self.p.sql("SELECT count(*) FROM pg_stat_activity WHERE "
                            "application_name = 'mailferry'"))
         self.assertLessEqual(n, 4)
         self.assertGreater(n, 0)
 
 
-class Faults(PostgresCase):
-    def test_outage(self):
-        """a cache that survives outages: refusing"""
-        p = self.postgres({"alice": "new"})
-        d = self.serve(p, positive_ttl="100ms")
-        other = self.serve(p, on_store_error="default")
-        self.assertRoute(d, "alice", "new")
-        self.assertRoute(other, "alice", "new")
-        p.halt()
-        time.sleep(0.1)  # her answer gets old
-        self.assertRoute(d, "alice", "new")
-        self.assertNoRoute(d, "bob", within=1)
-        self.assertRoute(other, "bob", "legacy")
-        p.start()
-        p.routes({"carol": "new"})
-        wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
-        # Each worker finds out for itself.
-        names = (f"user{n}" for n in range(100000))
-        wait_until(lambda: self.reply(d, next(names)) and
-                   "the store answers again" in d.output(), "a log line")
-
-    def test_restart_between_lookups(self):
-        """restarting: the connection that died of it is not the login's
-        trouble"""
-        p = self.postgres({f"user{i}": "new" for i in range(20)})
-        d = self.serve(p)
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "new")
-        p.halt()
-        p.start()
-        for i in range(10, 20):
-            self.assertRoute(d, f"user{i}", "new")
+class Faults(SqlFaults, PostgresCase):
+    @staticmethod
+    def slow(user, seconds):
+        return ("SELECT destination FROM routes WHERE identifier = $1 AND "
+                f"pg_sleep(CASE $1 WHEN '{user}' THEN {seconds} ELSE 0 END) "
+                "IS NOT NULL")
 
     def test_altered_table(self):
         """A prepared statement that the table has outgrown is prepared
         again"""
-        p = self.postgres({f"user{i}": "new" for i in range(9)})
+        p = self.server({f"user{i}": "new" for i in range(9)})
         d = self.serve(p, {"pool_size": 1})
         for i in range(4):
             self.assertRoute(d, f"user{i}", "new")
@@ -244,10 +210,8 @@ class Faults(PostgresCase):
 
     def test_dying_in_mid_query(self):
         """dying mid-query: asked once more"""
-        p = self.postgres({"alice": "new", "bob": "new"})
-        d = self.serve(p, {"pool_size": 1, "query": (
-            "SELECT destination FROM routes WHERE identifier = $1 AND "
-            "pg_sleep(CASE $1 WHEN 'bob' THEN 0.4 ELSE 0 END) IS NOT NULL")},
+        p = self.server({"alice": "new", "bob": "new"})
+        d = self.serve(p, {"pool_size": 1, "query": self.slow("bob", 0.4)},
             lookup_timeout="5s")
         self.assertRoute(d, "alice", "new")
         replies = []
@@ -259,36 +223,6 @@ class Faults(PostgresCase):
             "wait_event = 'PgSleep'") == "t\n", "the query is killed")
         t.join()
         self.assertEqual(replies, ["+OK new"])
-
-    def test_slow(self):
-        """slow: inside lookup_timeout; others' logins go on"""
-        p = self.postgres({"alice": "new", "slow": "new"})
-        d = self.serve(p, {"query": (
-            "SELECT destination FROM routes WHERE identifier = $1 AND "
-            "pg_sleep(CASE $1 WHEN 'slow' THEN 30 ELSE 0 END) IS NOT NULL")})
-        start = time.monotonic()
-        replies = []
-        t = threading.Thread(
-            target=lambda: replies.append(self.reply(d, "slow")))
-        t.start()
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "legacy")
-        t.join()
-        self.assertTempFail(replies[0])
-        self.assertLess(time.monotonic() - start, 3)
-        self.assertRoute(d, "alice", "new")
-
-    def test_hanging(self):
-        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
-        p = self.postgres({"alice": "new", "bob": "new"})
-        d = self.serve(p, positive_ttl="100ms")
-        self.assertRoute(d, "alice", "new")
-        p.freeze()
-        time.sleep(0.1)  # her answer gets old
-        self.assertNoRoute(d, "bob")
-        self.assertRoute(d, "alice", "new")
-        p.thaw()
-        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
 
     def test_garbage(self):
         """answering garbage"""
@@ -312,34 +246,13 @@ class Faults(PostgresCase):
             self.assertNoRoute(d, "alice")
             d.stop()
 
-    def talking(self, talk):
-        listener = socket.create_server(("127.0.0.1", free_port()))
-        self.addCleanup(listener.close)
-
-        def one(s):
-            try:
-                talk(s)
-            except OSError:
-                pass
-            s.close()
-
-        def serve():
-            while True:
-                try:
-                    s, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=one, args=(s,), daemon=True).start()
-        threading.Thread(target=serve, daemon=True).start()
-        return listener.getsockname()[1]
-
 
 class Channel(PostgresCase):
     def test_notify_invalidates_everywhere(self):
         """with PostgreSQL a NOTIFY invalidates that identifier in every
         mailferry within a second; an empty payload clears the cache; what
         was missed during a restart is asked again"""
-        p = self.postgres({"alice": "new", "bob": "new",
+        p = self.server({"alice": "new", "bob": "new",
                            "@moved.example": "new"})
         daemons = [self.serve(p, {"channel": "Route changes"})
                    for _ in range(2)]

@@ -250,6 +250,26 @@ START_TEST(an_idle_connection_may_go)
 }
 END_TEST
 
+START_TEST(one_that_was_never_used_may_go_too)
+{
+	struct asker a, b;
+
+	ask(&a, "a");
+	ask(&b, "b");
+	store_conn_ready(&conns[0]->conn);
+	answer(0, "x");
+	answer(0, "y");
+	store_conn_ready(&conns[1]->conn);
+	/* Ready, and nobody needed it. */
+	store_conn_lost(&conns[1]->conn, "restarted");
+	store_conn_lost(&conns[0]->conn, "restarted");
+	ck_assert_ptr_nonnull(ask(&a, "c"));
+	store_conn_ready(&conns[0]->conn);
+	answer(0, "z");
+	ck_assert_str_eq(a.text, "z");
+}
+END_TEST
+
 START_TEST(a_store_that_refuses_fails_fast_and_is_tried_again)
 {
 	struct asker a, b;
@@ -394,6 +414,7 @@ main(void)
 	    a_connection_that_died_of_age_is_not_the_askers_trouble);
 	tcase_add_test(tc, a_second_attempt_has_a_new_connection);
 	tcase_add_test(tc, an_idle_connection_may_go);
+	tcase_add_test(tc, one_that_was_never_used_may_go_too);
 	tcase_add_test(tc, a_store_that_refuses_fails_fast_and_is_tried_again);
 	tcase_add_test(tc, what_cannot_be_opened_fails_at_once);
 	tcase_add_test(tc, pauses_have_a_limit);

@@ -1,8 +1,12 @@
 """Routes from a real store: two backends, and which of them a login reaches."""
 
+import socket
+import threading
 import time
 
 from .case import Case, Pop3
+from .ports import free_port
+from .proc import wait_until
 
 
 def name_itself(c, _mech, _frame):
@@ -55,3 +59,105 @@ class StoreCase(Case):
 
     def records(self, daemon, message):
         return [r for r in daemon.records() if r.get("message") == message]
+
+    def talking(self, talk):
+        """A server that is none, and its port. talk(socket): once for each
+        connection."""
+        listener = socket.create_server(("127.0.0.1", free_port()))
+        self.addCleanup(listener.close)
+
+        def one(s):
+            try:
+                talk(s)
+            except OSError:
+                pass
+            s.close()
+
+        def serve():
+            while True:
+                try:
+                    s, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(s,), daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+    def together(self, daemon, users):
+        """The replies to logins that come all at once."""
+        replies = []
+        threads = [threading.Thread(
+            target=lambda user=user: replies.append(self.reply(daemon, user)))
+            for user in users]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        return replies
+
+
+class SqlFaults:
+    """What a server of SQL may do to logins. A subclass has server(routes)
+    and serve(server, section, **mapping), and slow(user, seconds): a query
+    that takes its time for one user."""
+
+    def test_outage(self):
+        """a cache that survives outages: refusing"""
+        p = self.server({"alice": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        other = self.serve(p, on_store_error="default")
+        self.assertRoute(d, "alice", "new")
+        self.assertRoute(other, "alice", "new")
+        p.halt()
+        time.sleep(0.1)  # her answer gets old
+        self.assertRoute(d, "alice", "new")
+        self.assertNoRoute(d, "bob", within=1)
+        self.assertRoute(other, "bob", "legacy")
+        p.start()
+        p.routes({"carol": "new"})
+        wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
+        # Each worker finds out for itself.
+        names = (f"user{n}" for n in range(100000))
+        wait_until(lambda: self.reply(d, next(names)) and
+                   "the store answers again" in d.output(), "a log line")
+
+    def test_restart_between_lookups(self):
+        """restarting: the connection that died of it is not the login's
+        trouble"""
+        p = self.server({f"user{i}": "new" for i in range(20)})
+        d = self.serve(p)
+        # Several connections, all of which will be dead.
+        self.assertEqual(self.together(d, [f"user{i}" for i in range(10)]),
+                         ["+OK new"] * 10)
+        p.halt()
+        p.start()
+        for i in range(10, 20):
+            self.assertRoute(d, f"user{i}", "new")
+
+    def test_slow(self):
+        """slow: inside lookup_timeout; others' logins go on"""
+        p = self.server({"alice": "new", "slow": "new"})
+        d = self.serve(p, {"query": self.slow("slow", 30)})
+        start = time.monotonic()
+        replies = []
+        t = threading.Thread(
+            target=lambda: replies.append(self.reply(d, "slow")))
+        t.start()
+        for i in range(10):
+            self.assertRoute(d, f"user{i}", "legacy")
+        t.join()
+        self.assertTempFail(replies[0])
+        self.assertLess(time.monotonic() - start, 3)
+        self.assertRoute(d, "alice", "new")
+
+    def test_hanging(self):
+        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
+        p = self.server({"alice": "new", "bob": "new"})
+        d = self.serve(p, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        p.freeze()
+        time.sleep(0.1)  # her answer gets old
+        self.assertNoRoute(d, "bob")
+        self.assertRoute(d, "alice", "new")
+        p.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
