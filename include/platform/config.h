@@ -224,8 +224,16 @@ void config_free(struct config **cfg);
  * reads back the same. Passwords in URLs and what else is secret are stars. */
 void config_dump(const struct config *cfg, FILE *out);
 
-/* A URL with stars for its password. Returns buf. */
-const char *config_mask_url(const char *url, char *buf, size_t size);
+#define CONFIG_URL_MAX 2048
+
+/* A URL with stars for its password, and for parameters that are named like
+ * one. */
+void config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1]);
+
+/* The URL at the dotted key path the same way, with stars also for all that
+ * came from the environment. url: its value. */
+void config_show_url(const struct config *cfg, const char *path,
+    const char *url, char out[CONFIG_URL_MAX + 1]);
 
 /* Adds a problem at the value of the dotted key path ("tls.certificate.
  * primary.cert", "listener.pop3s.bind[0]"), or at its nearest parent that the

@@ -7,12 +7,12 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "config_keys.h"
 #include "config_yaml.h"
 #include "platform/config.h"
 
-#define DUMP_STARS "********"
 #define DUMP_PATH_MAX 1024
 
 struct dump {
@@ -22,11 +22,24 @@ struct dump {
 	char path[DUMP_PATH_MAX]; /* of the section */
 };
 
+struct mask {
+	char *out; /* of CONFIG_URL_MAX + 1 */
+	size_t len;
+	bool full;
+};
+
+static void mask_rest(struct mask *m, const char *rest);
+static const char *mask_user_end(const char *rest);
+static const char *mask_parameter(struct mask *m, const char *text);
+static bool mask_is_secret(const char *name, size_t len);
+static void mask_put(struct mask *m, const char *text, size_t len);
 static void dump_section(struct dump *d, const struct config_key *section,
     const char *base);
 static void dump_key(struct dump *d, const struct config_key *key,
     const char *base);
 static bool dump_is_there(struct dump *d, const struct config_key *key);
+static void dump_path(const struct dump *d, const struct config_key *key,
+    char *buf, size_t size);
 static void dump_named(struct dump *d, const struct config_key *key,
     const char *base);
 static void dump_list(struct dump *d, const struct config_key *key,
@@ -37,6 +50,7 @@ static void dump_below(struct dump *d, const struct config_key *section,
     const char *name, const char *base);
 static void dump_name(struct dump *d, const char *name);
 static void dump_quoted(struct dump *d, const char *text);
+static size_t dump_unprintable(const char *text, unsigned *code_out);
 
 void
 config_dump(const struct config *cfg, FILE *out)
@@ -46,40 +60,140 @@ config_dump(const struct config *cfg, FILE *out)
 	dump_section(&d, config_keys_root(), (const char *)cfg);
 }
 
-const char *
-config_mask_url(const char *url, char *buf, size_t size)
+void
+config_show_url(const struct config *cfg, const char *path, const char *url,
+    char out[CONFIG_URL_MAX + 1])
 {
-	const char *start = strstr(url, "://");
-	const char *end, *at, *colon;
+	const struct config_node *node;
+	const char *scheme = strstr(url, "://"), *rest;
+	struct mask m = {.out = out};
+	bool exact = false;
 
-	if (start == NULL) {
-		snprintf(buf, size, DUMP_STARS);
-		return buf;
+	node = config_yaml_find(cfg->tree, path, &exact);
+	if (!exact || node->shown == NULL || scheme == NULL) {
+		config_mask_url(url, out);
+		return;
 	}
-	start += 3;
-	/* A password may hold what ends a host: the last @ is the one. */
-	end = start + strcspn(start, "?#");
-	for (at = end; at > start && *at != '@'; at--)
-		;
-	if (*at != '@')
-		at = start;
-	colon = memchr(start, ':', (size_t)(at - start));
-	if (at == start)
-		snprintf(buf, size, "%s", url);
-	else if (colon != NULL)
-		snprintf(buf, size, "%.*s:" DUMP_STARS "%s", (int)(colon - url),
-		    url, at);
-	else
-		snprintf(buf, size, "%.*s" DUMP_STARS "%s", (int)(start - url),
-		    url, at);
-	/* libpq takes it as a parameter too. */
-	at = strstr(buf, "password=");
+	/* Which store it is, is no secret, even if all comes from there. */
+	rest = strstr(node->shown, "://");
+	mask_put(&m, url, (size_t)(scheme + 3 - url));
+	mask_rest(&m, rest != NULL ? rest + 3 : CONFIG_STARS);
+}
+
+void
+config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1])
+{
+	const char *scheme = strstr(url, "://");
+	struct mask m = {.out = out};
+
+	if (scheme == NULL) {
+		mask_put(&m, CONFIG_STARS, strlen(CONFIG_STARS));
+		return;
+	}
+	mask_put(&m, url, (size_t)(scheme + 3 - url));
+	mask_rest(&m, scheme + 3);
+}
+
+/* All behind "://". Stars can make it longer than a URL may be; then nothing
+ * of it is shown. */
+static void
+mask_rest(struct mask *m, const char *rest)
+{
+	size_t scheme = m->len;
+	const char *at = mask_user_end(rest), *query;
+
 	if (at != NULL) {
-		size_t keep = (size_t)(at - buf) + strlen("password=");
+		const char *colon = memchr(rest, ':', (size_t)(at - rest));
 
-		snprintf(buf + keep, size - keep, DUMP_STARS);
+		if (colon != NULL)
+			mask_put(m, rest, (size_t)(colon + 1 - rest));
+		mask_put(m, CONFIG_STARS, strlen(CONFIG_STARS));
+		rest = at;
 	}
-	return buf;
+	query = rest + strcspn(rest, "?");
+	mask_put(m, rest, (size_t)(query - rest));
+	while (*query != '\0')
+		query = mask_parameter(m, query);
+	if (!m->full)
+		return;
+	m->len = scheme;
+	m->full = false;
+	mask_put(m, CONFIG_STARS, strlen(CONFIG_STARS));
+}
+
+/* The @ behind user and password, or NULL. A password may hold anything,
+ * another @ too; but what has a path and then a query before its first @ has
+ * that in the query. */
+static const char *
+mask_user_end(const char *rest)
+{
+	const char *at = strchr(rest, '@');
+	const char *slash = strchr(rest, '/'), *end, *next;
+
+	if (at == NULL)
+		return NULL;
+	if (slash != NULL && slash + strcspn(slash, "?#") < at)
+		return NULL;
+	end = at + strcspn(at, "/?#");
+	while ((next = memchr(at + 1, '@', (size_t)(end - at - 1))) != NULL)
+		at = next;
+	return at;
+}
+
+/* "?name=value" or "&name=value". Returns what is behind. */
+static const char *
+mask_parameter(struct mask *m, const char *text)
+{
+	size_t len = 1 + strcspn(text + 1, "&");
+	const char *equals = memchr(text, '=', len);
+	size_t name;
+
+	if (equals == NULL) {
+		mask_put(m, text, len);
+		return text + len;
+	}
+	name = (size_t)(equals + 1 - text);
+	/* "%u" stands for what is looked up. */
+	if (len == name || (len == name + 2 && text[name] == '%') ||
+	    !mask_is_secret(text + 1, name - 2)) {
+		mask_put(m, text, len);
+	} else {
+		mask_put(m, text, name);
+		mask_put(m, CONFIG_STARS, strlen(CONFIG_STARS));
+	}
+	return text + len;
+}
+
+static bool
+mask_is_secret(const char *name, size_t len)
+{
+	static const char *const within[] = {"password", "passwd", "pwd",
+	    "token", "secret", "apikey", "api_key", "api-key", "access_key"};
+	static const char *const whole[] = {
+	    "pass", "key", "auth", "sig", "signature"};
+
+	for (size_t i = 0; i < ARRAY_LEN(within); i++)
+		for (size_t at = 0; at + strlen(within[i]) <= len; at++)
+			if (strncasecmp(name + at, within[i],
+				strlen(within[i])) == 0)
+				return true;
+	for (size_t i = 0; i < ARRAY_LEN(whole); i++)
+		if (len == strlen(whole[i]) &&
+		    strncasecmp(name, whole[i], len) == 0)
+			return true;
+	return false;
+}
+
+static void
+mask_put(struct mask *m, const char *text, size_t len)
+{
+	if (len > CONFIG_URL_MAX - m->len) {
+		m->full = true;
+		return;
+	}
+	memcpy(m->out + m->len, text, len);
+	m->len += len;
+	m->out[m->len] = '\0';
 }
 
 static void
@@ -123,10 +237,18 @@ dump_is_there(struct dump *d, const struct config_key *key)
 
 	if (!(key->flags & CONFIG_OPTIONAL))
 		return true;
-	snprintf(path, sizeof(path), "%s%s%s", d->path,
-	    d->path[0] != '\0' ? "." : "", config_keys_name(key));
+	dump_path(d, key, path, sizeof(path));
 	config_yaml_find(d->cfg->tree, path, &exact);
 	return exact;
+}
+
+/* With the operator's names in the place of stars. */
+static void
+dump_path(const struct dump *d, const struct config_key *key, char *buf,
+    size_t size)
+{
+	snprintf(buf, size, "%s%s%s", d->path, d->path[0] != '\0' ? "." : "",
+	    config_keys_name(key));
 }
 
 static void
@@ -196,7 +318,8 @@ static bool
 dump_value(struct dump *d, const struct config_key *key, const void *value,
     const char *before)
 {
-	char buf[CONFIG_FORMAT_MAX], url[8192];
+	char buf[CONFIG_FORMAT_MAX], url[CONFIG_URL_MAX + 1];
+	char path[DUMP_PATH_MAX + 64];
 	const char *text = buf;
 	bool bare = false;
 
@@ -213,10 +336,12 @@ dump_value(struct dump *d, const struct config_key *key, const void *value,
 	/* Nothing, where nothing may not be said. */
 	if (before != NULL && *text == '\0' && key->text == NULL)
 		return false;
-	if (key->type->is_url && *text != '\0')
-		text = config_mask_url(text, url, sizeof(url));
-	else if (key->flags & CONFIG_SECRET && *text != '\0')
-		text = DUMP_STARS;
+	if (key->type->is_url && *text != '\0') {
+		dump_path(d, key, path, sizeof(path));
+		config_show_url(d->cfg, path, text, url);
+		text = url;
+	} else if (key->flags & CONFIG_SECRET && *text != '\0')
+		text = CONFIG_STARS;
 	if (before != NULL) {
 		dump_name(d, before);
 		fputs(": ", d->out);
@@ -237,6 +362,9 @@ dump_name(struct dump *d, const char *name)
 static void
 dump_quoted(struct dump *d, const char *text)
 {
+	unsigned code;
+	size_t len;
+
 	fputc('"', d->out);
 	for (; *text != '\0'; text++) {
 		unsigned char c = (unsigned char)*text;
@@ -247,8 +375,32 @@ dump_quoted(struct dump *d, const char *text)
 			fprintf(d->out, "\\x%02x", c);
 		else if (c == '$' && text[1] == '{')
 			fputs("$$", d->out);
-		else
+		else if ((len = dump_unprintable(text, &code)) > 0) {
+			fprintf(d->out, "\\u%04x", code);
+			text += len - 1;
+		} else
 			fputc(c, d->out);
 	}
 	fputc('"', d->out);
+}
+
+/* The octets of a character that YAML takes for the end of a line, or does not
+ * take at all unless it is escaped; or 0. The text is UTF-8. */
+static size_t
+dump_unprintable(const char *text, unsigned *code_out)
+{
+	const unsigned char *u = (const unsigned char *)text;
+
+	*code_out = 0;
+	if (u[0] == 0xc2 && u[1] < 0xa0) {
+		*code_out = u[1];
+		return 2;
+	}
+	if ((u[0] & 0xf0) != 0xe0)
+		return 0;
+	*code_out = (u[0] & 0x0fU) << 12 | (u[1] & 0x3fU) << 6 | (u[2] & 0x3fU);
+	if (*code_out == 0x2028 || *code_out == 0x2029 || *code_out == 0xfeff ||
+	    *code_out >= 0xfffe)
+		return 3;
+	return 0;
 }

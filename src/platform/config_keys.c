@@ -329,7 +329,7 @@ static const struct config_word config_units_size[] = {
 		.path = p, .type = &config_type_url,                      \
 		.flags = CONFIG_REQUIRED | CONFIG_SECRET,                 \
 		.words = config_words_##w, .offset = FIELD(s, f, char *), \
-		.max = 2048, .help = h                                    \
+		.max = CONFIG_URL_MAX, .help = h                          \
 	}
 #define LIST(p, t, flag, s, f, n, c_type, lo, hi, dflt, h)                   \
 	{                                                                    \

@@ -51,6 +51,7 @@ struct config_yaml {
 	/* A scalar with its variables replaced. */
 	char scalar[CONFIG_SCALAR_MAX];
 	size_t scalar_len;
+	bool stars; /* for what the variables hold */
 };
 
 static const struct config_node *config_yaml_document(struct config_yaml *y);
@@ -77,6 +78,8 @@ static const struct config_node *config_yaml_alias(struct config_yaml *y,
 static bool config_yaml_anchor(struct config_yaml *y, const yaml_event_t *event,
     const struct config_node *node);
 static bool config_yaml_tagged(const yaml_event_t *event);
+static const char *config_yaml_stars(struct config_yaml *y, const char *raw,
+    size_t len);
 static const char *config_yaml_expand(struct config_yaml *y, const char *raw,
     size_t len, bool *expanded_out);
 static const char *config_yaml_variable(struct config_yaml *y, const char *raw,
@@ -366,9 +369,25 @@ config_yaml_scalar(struct config_yaml *y, const yaml_event_t *event)
 		y->scalar_len = 0;
 	node->text = config_yaml_strndup(y->tree, y->scalar, y->scalar_len);
 	node->len = y->scalar_len;
+	if (node->from_environment && node->fault == NULL)
+		node->shown = config_yaml_stars(y, raw, len);
 	/* A long text that is repeated by aliases adds up as well. */
 	node->weight += node->len / 64;
 	return node;
+}
+
+static const char *
+config_yaml_stars(struct config_yaml *y, const char *raw, size_t len)
+{
+	const char *shown = CONFIG_STARS;
+	bool expanded;
+
+	y->stars = true;
+	y->scalar_len = 0;
+	if (config_yaml_expand(y, raw, len, &expanded) == NULL)
+		shown = config_yaml_strndup(y->tree, y->scalar, y->scalar_len);
+	y->stars = false;
+	return shown;
 }
 
 static const struct config_node *
@@ -637,6 +656,8 @@ config_yaml_variable(struct config_yaml *y, const char *raw, size_t len,
 		    "the environment's %s is no UTF-8 (UTF-8)", name);
 		return config_yaml_strndup(y->tree, text, strlen(text));
 	}
+	if (y->stars)
+		value = CONFIG_STARS;
 	return config_yaml_append(y, value, strlen(value))
 	    ? NULL
 	    : config_yaml_too_long;

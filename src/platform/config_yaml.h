@@ -28,6 +28,7 @@ struct config_node {
 	size_t len;
 	bool plain; /* not quoted */
 	bool from_environment; /* holds a ${NAME}: not to be shown */
+	const char *shown; /* then: text with stars for each; or NULL */
 	const char *fault; /* why it has no usable value, or NULL */
 
 	/* CONFIG_LIST, CONFIG_MAP, in file order. */
@@ -64,6 +65,8 @@ struct config_fault {
 #define CONFIG_DEPTH_MAX 32
 #define CONFIG_ANCHOR_MAX 256
 #define CONFIG_SCALAR_MAX (16 * 1024)
+
+#define CONFIG_STARS "********"
 
 /* One document whose root is a mapping, or NULL and the reason. */
 struct config_tree *config_yaml_parse(const char *text, size_t len,

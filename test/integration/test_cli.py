@@ -85,6 +85,31 @@ class Summary(Command):
         self.assertIn("  Redis: redis://me:********@localhost:1/0", out)
         self.assertNotIn("sesame", out + err)
 
+    def test_parameters_and_environment(self):
+        """No parameter that is named like a secret, and nothing that came
+        from the environment, by either command."""
+        urls = {
+            "http://h/r?user=%u&key=sesame":
+                "http://h/r?user=%u&key=********",
+            "http://h/r?user=%u&x=${SECRET}":
+                "http://h/r?user=%u&x=********",
+            "http://h/${SECRET}/%u": "http://h/********/%u"}
+        for url, shown in urls.items():
+            d = self.site({"mapping": {"source": "http", "file": None,
+                                       "http": {"url": url}}})
+            for word in ("-t", "--dump-config"):
+                out, err = self.call(word, "-c", d.path,
+                                     env={"SECRET": "sesame"})
+                self.assertIn(shown, out)
+                self.assertNotIn("sesame", out + err)
+
+    def test_unreadable_file(self):
+        d = self.site()
+        for word in ("-t", "--dump-config"):
+            out, err = self.call(word, "-c", d.path + ".none", status=78)
+            self.assertEqual(out, "")
+            self.assertIn("No such file or directory", err)
+
     def test_full_disk(self):
         d = self.site()
         for word in ("-t", "--dump-config"):

@@ -1963,6 +1963,125 @@ START_TEST(sample_shows_defaults)
 }
 END_TEST
 
+static const struct {
+	const char *url, *shown;
+} url_cases[] = {
+    {"redis://h:1/0", "redis://h:1/0"},
+    {"redis://me@h", "redis://********@h"},
+    {"redis://:sesame@h:1/0", "redis://:********@h:1/0"},
+    {"redis://me:a@b@h", "redis://me:********@h"},
+    {"postgres://u:a?b@h/d", "postgres://u:********@h/d"},
+    {"postgres://u:a#b@h/d", "postgres://u:********@h/d"},
+    {"mysql://u:a/b@h/d", "mysql://u:********@h/d"},
+    {"mysql://u:a/b@c@h/d?x=y", "mysql://u:********@h/d?x=y"},
+    {"postgres://h/d?user=me@h", "postgres://h/d?user=me@h"},
+    {"postgres://h/d?password=a&sslmode=require",
+	"postgres://h/d?password=********&sslmode=require"},
+    {"postgres://h/d?sslpassword=a&password=b&x",
+	"postgres://h/d?sslpassword=********&password=********&x"},
+    {"postgres://h/d?sslkey=/k&passfile=/p",
+	"postgres://h/d?sslkey=/k&passfile=/p"},
+    {"http://h/r?user=%u&key=a", "http://h/r?user=%u&key=********"},
+    {"http://h/r?key=%u", "http://h/r?key=%u"},
+    {"http://h/r?Access_Token=a&u=%u", "http://h/r?Access_Token=********&u=%u"},
+    {"http://h/r?token=", "http://h/r?token="},
+    {"http://h/r?monkey=a&=b", "http://h/r?monkey=a&=b"},
+    {"sqlite:///var/lib/r.db", "sqlite:///var/lib/r.db"},
+    {"sesame", "********"},
+};
+
+START_TEST(url_is_masked)
+{
+	char once[CONFIG_URL_MAX + 1], twice[CONFIG_URL_MAX + 1];
+
+	config_mask_url(url_cases[_i].url, once);
+	ck_assert_str_eq(once, url_cases[_i].shown);
+	config_mask_url(once, twice);
+	ck_assert_str_eq(twice, once);
+}
+END_TEST
+
+/* Stars are longer than what they hide. */
+START_TEST(long_url_stays_a_url)
+{
+	char url[CONFIG_URL_MAX + 1] = "http://h/?", shown[CONFIG_URL_MAX + 1];
+
+	while (strlen(url) + 6 <= CONFIG_URL_MAX)
+		strcat(url, "key=a&");
+	config_mask_url(url, shown);
+	ck_assert_str_eq(shown, "http://********");
+}
+END_TEST
+
+START_TEST(environment_is_not_shown)
+{
+	static const char *const cases[][2] = {
+	    {"http://h/${TEST_SECRET}/%u", "http://h/********/%u"},
+	    {"http://h/r?u=%u&x=${TEST_SECRET}", "http://h/r?u=%u&x=********"},
+	    {"http://me:${TEST_SECRET}@h/%u", "http://me:********@h/%u"},
+	    {"http://h/%u$${x}", "http://h/%u${x}"},
+	};
+	char text[1024], shown[CONFIG_URL_MAX + 1];
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct config *cfg;
+
+		snprintf(text, sizeof(text),
+		    BASE "mapping: {source: http, http: {url: \"%s\"}}\n",
+		    cases[i][0]);
+		cfg = parse_good(text);
+		config_show_url(cfg, "mapping.http.url", cfg->mapping.http_url,
+		    shown);
+		ck_assert_str_eq(shown, cases[i][1]);
+		config_free(&cfg);
+	}
+	ck_assert_int_eq(setenv("TEST_URL", "http://h/r?u=%u", 1), 0);
+	{
+		struct config *cfg = parse_good(BASE
+		    "mapping: {source: http, http: {url: \"${TEST_URL}\"}}\n");
+
+		config_show_url(cfg, "mapping.http.url", cfg->mapping.http_url,
+		    shown);
+		ck_assert_str_eq(shown, "http://********");
+		config_free(&cfg);
+	}
+	unsetenv("TEST_URL");
+}
+END_TEST
+
+static char *
+dumped(const struct config *cfg)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	ck_assert_ptr_nonnull(out);
+	config_dump(cfg, out);
+	ck_assert_int_eq(fclose(out), 0);
+	return text;
+}
+
+/* What YAML takes for a line end, or only takes escaped. */
+START_TEST(dump_reads_back)
+{
+	struct config *cfg = parse_good(BASE
+	    "capabilities: {pop3: {banner: \"a\\Nb\\L c\\P d\\u009b\\u009f"
+	    "\\_e\\uFEFFf\\uFFFEg\\u20ac \\U0001F600\"}}\n");
+	struct config *again;
+	char *first = dumped(cfg), *second;
+
+	again = parse_good(first);
+	ck_assert_str_eq(again->pop3.banner, cfg->pop3.banner);
+	second = dumped(again);
+	ck_assert_str_eq(second, first);
+	free(first);
+	free(second);
+	config_free(&again);
+	config_free(&cfg);
+}
+END_TEST
+
 static Suite *
 config_suite(void)
 {
@@ -2004,6 +2123,10 @@ config_suite(void)
 	tcase_add_test(tc, no_shape_does_harm);
 	tcase_add_test(tc, every_row_is_complete);
 	tcase_add_test(tc, manual_has_every_key);
+	tcase_add_loop_test(tc, url_is_masked, 0, (int)ARRAY_LEN(url_cases));
+	tcase_add_test(tc, long_url_stays_a_url);
+	tcase_add_test(tc, environment_is_not_shown);
+	tcase_add_test(tc, dump_reads_back);
 	tcase_add_test(tc, sample_is_good);
 	tcase_add_test(tc, sample_has_every_key);
 	tcase_add_test(tc, sample_shows_defaults);
