@@ -235,6 +235,10 @@ void config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1]);
 void config_show_url(const struct config *cfg, const char *path,
     const char *url, char out[CONFIG_URL_MAX + 1]);
 
+/* ", preauth_timeout 7s, max_auth_attempts 1": the numbers and durations of a
+ * listener that are not the defaults, but for max_connections; may be "". */
+void config_listener_changes(const struct config_listener *l, FILE *out);
+
 /* Adds a problem at the value of the dotted key path ("tls.certificate.
  * primary.cert", "listener.pop3s.bind[0]"), or at its nearest parent that the
  * file has. */

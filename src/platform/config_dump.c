@@ -4,6 +4,7 @@
  * forgotten. Sections that may be left out are shown where the file has
  * them. */
 
+#include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -194,6 +195,37 @@ mask_put(struct mask *m, const char *text, size_t len)
 	memcpy(m->out + m->len, text, len);
 	m->len += len;
 	m->out[m->len] = '\0';
+}
+
+void
+config_listener_changes(const struct config_listener *l, FILE *out)
+{
+	const struct config_key *named =
+	    config_keys_find(config_keys_root(), "listener");
+	const struct config_key *section = config_keys_element(named);
+	const struct config_key *key = NULL;
+	char text[CONFIG_FORMAT_MAX];
+
+	while ((key = config_keys_next(section, key)) != NULL) {
+		const char *place = (const char *)l + key->offset;
+		struct config_input in = {.key = key, .plain = true};
+		uint64_t usual = 0;
+
+		if (key->shape != CONFIG_VALUE || key->words != NULL ||
+		    key->type->is_text || key->text == NULL)
+			continue;
+		if (key->offset ==
+		    offsetof(struct config_listener, max_connections))
+			continue;
+		assert(key->type->size <= sizeof(usual));
+		in.text = key->text;
+		in.len = strlen(key->text);
+		if (key->type->parse(&in, &usual) != NULL ||
+		    memcmp(&usual, place, key->type->size) == 0)
+			continue;
+		key->type->format(key, place, text, sizeof(text));
+		fprintf(out, ", %s %s", config_keys_name(key), text);
+	}
 }
 
 static void

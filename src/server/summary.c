@@ -15,7 +15,8 @@
 #define SUMMARY_NAMES 4 /* of a certificate; the others are counted */
 
 static void summary_server(const struct config *cfg, unsigned workers);
-static void summary_listener(const struct config_listener *l);
+static void summary_listener(const struct config *cfg,
+    const struct config_listener *l);
 static void summary_certificate(const struct runtime *rt, size_t i,
     const struct tls_identity_info *info);
 static void summary_destination(const struct config *cfg,
@@ -39,7 +40,7 @@ summary_print(const struct runtime *rt, unsigned workers)
 	summary_server(cfg, workers);
 	printf("\nlisteners\n");
 	for (size_t i = 0; i < cfg->n_listener; i++)
-		summary_listener(&cfg->listener[i]);
+		summary_listener(cfg, &cfg->listener[i]);
 	if (tls_identities_info(rt->identities, 0, &info))
 		printf("\ncertificates\n");
 	for (size_t i = 0; tls_identities_info(rt->identities, i, &info); i++)
@@ -70,12 +71,18 @@ summary_server(const struct config *cfg, unsigned workers)
 }
 
 static void
-summary_listener(const struct config_listener *l)
+summary_listener(const struct config *cfg, const struct config_listener *l)
 {
 	static const char *const proxy[] = {
 	    [PROXY_OFF] = "",
 	    [PROXY_OPTIONAL] = ", PROXY protocol optional",
 	    [PROXY_REQUIRED] = ", PROXY protocol required",
+	};
+	static const char *const version[] = {
+	    [TLS_V1_0] = "1.0",
+	    [TLS_V1_1] = "1.1",
+	    [TLS_V1_2] = "1.2",
+	    [TLS_V1_3] = "1.3",
 	};
 	char text[ADDR_TEXT_MAX];
 
@@ -86,7 +93,11 @@ summary_listener(const struct config_listener *l)
 	if (l->n_xclient_trusted > 0)
 		printf(", XCLIENT from %zu network%s", l->n_xclient_trusted,
 		    l->n_xclient_trusted == 1 ? "" : "s");
-	printf(", %u connections\n", l->max_connections);
+	if (l->min_version != cfg->tls.min_version && l->tls != TLS_PLAIN)
+		printf(", TLS %s or newer", version[l->min_version]);
+	printf(", %u connections", l->max_connections);
+	config_listener_changes(l, stdout);
+	printf("\n");
 }
 
 static void

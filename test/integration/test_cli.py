@@ -103,6 +103,20 @@ class Summary(Command):
                 self.assertIn(shown, out)
                 self.assertNotIn("sesame", out + err)
 
+    def test_limits(self):
+        """Those that are not the defaults."""
+        d = self.mailferry(
+            {"pop3": {"tls": "starttls", "preauth_timeout": "7s",
+                      "max_auth_attempts": 1, "max_bad_commands": 10,
+                      "min_version": "1.3"}},
+            {"legacy": {"host": "old.example.com", "protocol": BACKEND}},
+            {"bob": "legacy"}, start=False)
+        out, _ = self.call("-t", "-c", d.path)
+        self.assertIn(
+            f"  pop3: 127.0.0.1:{d.port_of('pop3')}, STARTTLS, TLS 1.3 or "
+            "newer, 8192 connections, preauth_timeout 7s, "
+            "max_auth_attempts 1", out.splitlines())
+
     def test_unreadable_file(self):
         d = self.site()
         for word in ("-t", "--dump-config"):
