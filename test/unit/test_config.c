@@ -1867,6 +1867,38 @@ START_TEST(manual_has_every_key)
 }
 END_TEST
 
+/* One that is gone, or misspelt, or has nothing to say. */
+START_TEST(manual_has_no_other_key)
+{
+	char *manual = slurp("docs/mailferry.yaml.5"), *line = manual;
+	size_t found = 0, i;
+
+	while ((line = strstr(line, "\n.It Ic ")) != NULL) {
+		char path[128];
+		const char *end;
+
+		line += strlen("\n.It Ic ");
+		snprintf(path, sizeof(path), "%.*s", (int)strcspn(line, " \n"),
+		    line);
+		for (i = 0; i < n_config_keys; i++)
+			if (strcmp(config_keys[i].path, path) == 0)
+				break;
+		ck_assert_msg(i < n_config_keys, "unknown: %s", path);
+		end = line + strcspn(line, "\n");
+		ck_assert_msg(strncmp(end, "\n.It", 4) != 0 &&
+			strncmp(end, "\n.El", 4) != 0,
+		    "no meaning: %s", path);
+		found++;
+	}
+	for (i = 0; i < n_config_keys; i++)
+		if (config_keys[i].shape == CONFIG_VALUE ||
+		    config_keys[i].shape == CONFIG_VALUES)
+			found--;
+	ck_assert_uint_eq(found, 0);
+	free(manual);
+}
+END_TEST
+
 START_TEST(sample_is_good)
 {
 	struct config *cfg = load("etc/mailferry.yaml");
@@ -2123,6 +2155,7 @@ config_suite(void)
 	tcase_add_test(tc, no_shape_does_harm);
 	tcase_add_test(tc, every_row_is_complete);
 	tcase_add_test(tc, manual_has_every_key);
+	tcase_add_test(tc, manual_has_no_other_key);
 	tcase_add_loop_test(tc, url_is_masked, 0, (int)ARRAY_LEN(url_cases));
 	tcase_add_test(tc, long_url_stays_a_url);
 	tcase_add_test(tc, environment_is_not_shown);
