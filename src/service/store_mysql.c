@@ -513,12 +513,9 @@ mysql_event_cb(evutil_socket_t fd UNUSED, short what, void *arg)
 static void
 mysql_connected(struct mysql_conn *m)
 {
-	char reason[sizeof(m->job->reason)];
-
 	assert(m->job->over);
 	if (!m->job->connected) {
-		memcpy(reason, m->job->reason, sizeof(reason));
-		store_conn_lost(&m->c, reason);
+		store_conn_lost(&m->c, m->job->reason);
 		return;
 	}
 	m->mysql = m->job->mysql;

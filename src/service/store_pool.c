@@ -5,6 +5,7 @@
 
 #include "store_pool.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -250,19 +251,22 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	struct store_call *call = c->call;
 	bool retry = call != NULL && !call->again;
 	bool proven = c->proven, idle = c->ready && call == NULL;
+	char why[256];
 
+	/* It may be the connection's own. */
+	snprintf(why, sizeof(why), "%s", reason);
 	c->call = NULL;
 	pool_close(c);
 	if (proven)
 		pool_close_idle(pool);
 	if (!proven && !retry && !idle)
-		store_health_failed(&pool->health, reason);
+		store_health_failed(&pool->health, why);
 	if (retry) {
 		call->again = true;
 		call->conn = NULL;
 		DL_PREPEND(pool->waiting, call);
 	} else if (call != NULL) {
-		pool_done(call, STORE_FAILED, reason);
+		pool_done(call, STORE_FAILED, why);
 	}
 	pool_feed(pool);
 }

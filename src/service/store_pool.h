@@ -3,9 +3,9 @@
  *
  * A kind's connection begins with a struct store_conn. The pool opens one when
  * a request finds none free, up to its share; it keeps them; it asks a request
- * again, once, whose connection dies under it (a restart, an idle timeout); and while
- * nothing answers it fails requests at once instead of letting each of them
- * wait (store_health.h). */
+ * again, once, whose connection dies under it (a restart, an idle timeout); and
+ * while nothing answers it fails requests at once instead of letting each of
+ * them wait (store_health.h). */
 
 #ifndef STORE_POOL_H
 #define STORE_POOL_H
@@ -70,7 +70,8 @@ struct store *store_conn_store(const struct store_conn *c);
 struct event_base *store_conn_base(const struct store_conn *c);
 
 /* From a kind's callbacks. After answer() the connection may carry the next
- * request already; after lost() it is gone. */
+ * request already; after lost() it is gone. text and reason may be the
+ * connection's own. */
 void store_conn_ready(struct store_conn *c);
 void store_conn_answer(struct store_conn *c, enum store_result result,
     const char *text);

@@ -287,21 +287,18 @@ pg_conn_over(struct pg_conn *p)
 	const struct store_call *call = p->c.call;
 	char text[sizeof(p->text) + 32];
 
-	memcpy(text, p->text, sizeof(p->text));
 	if (p->fatal || (p->step == PG_PREPARE && p->result == STORE_FAILED)) {
-		store_conn_lost(&p->c, text);
+		store_conn_lost(&p->c, p->text);
 	} else if (p->step == PG_PREPARE) {
 		store_conn_ready(&p->c);
-	} else if (p->step == PG_NOTIFY) {
-		if (p->result == STORE_FAILED)
-			snprintf(text, sizeof(text),
-			    "written, but not notified: %s", p->text);
-		store_conn_answer(&p->c,
-		    p->result == STORE_FAILED ? STORE_FAILED : STORE_FOUND,
-		    text);
-	} else if (call->verb == STORE_GET || p->result == STORE_FAILED) {
-		store_conn_answer(&p->c, p->result, text);
-	} else if (*p->st->m->sql_channel != '\0') {
+	} else if (p->step == PG_NOTIFY && p->result == STORE_FAILED) {
+		snprintf(text, sizeof(text), "written, but not notified: %s",
+		    p->text);
+		store_conn_answer(&p->c, STORE_FAILED, text);
+	} else if (p->step == PG_ASK &&
+	    (call->verb == STORE_GET || p->result == STORE_FAILED)) {
+		store_conn_answer(&p->c, p->result, p->text);
+	} else if (p->step == PG_ASK && *p->st->m->sql_channel != '\0') {
 		pg_conn_notify(p);
 	} else {
 		store_conn_answer(&p->c, STORE_FOUND, "");

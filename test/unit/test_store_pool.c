@@ -32,6 +32,7 @@ clock_timeval(uint64_t ms)
 struct fake_conn {
 	struct store_conn conn;
 	char key[64]; /* being asked */
+	char reason[64]; /* of its end, and gone with it */
 };
 
 /* The open ones, in the order in which they were opened. */
@@ -82,6 +83,7 @@ fake_close(struct store_conn *c)
 
 	for (i = 0; i < n_conns && &conns[i]->conn != c; i++)
 		;
+	memset(((struct fake_conn *)(void *)c)->reason, '?', 64 - 1);
 	if (i == n_conns)
 		return;
 	memmove(&conns[i], &conns[i + 1], (n_conns - i - 1) * sizeof(conns[0]));
@@ -270,6 +272,29 @@ START_TEST(one_that_was_never_used_may_go_too)
 }
 END_TEST
 
+START_TEST(the_reason_may_be_the_connections_own)
+{
+	struct asker a;
+
+	ask(&a, "a");
+	strcpy(conns[0]->reason, "refused");
+	store_conn_lost(&conns[0]->conn, conns[0]->reason);
+	ck_assert_str_eq(a.text, "refused");
+	ask(&a, "a");
+	ck_assert_str_eq(a.text, "refused");
+	now += 100;
+	ask(&a, "a");
+	store_conn_ready(&conns[0]->conn);
+	strcpy(conns[0]->reason, "reset");
+	store_conn_lost(&conns[0]->conn, conns[0]->reason);
+	ck_assert_int_eq(a.calls, 0);
+	store_conn_ready(&conns[0]->conn);
+	strcpy(conns[0]->reason, "again");
+	store_conn_lost(&conns[0]->conn, conns[0]->reason);
+	ck_assert_str_eq(a.text, "again");
+}
+END_TEST
+
 START_TEST(a_store_that_refuses_fails_fast_and_is_tried_again)
 {
 	struct asker a, b;
@@ -415,6 +440,7 @@ main(void)
 	tcase_add_test(tc, a_second_attempt_has_a_new_connection);
 	tcase_add_test(tc, an_idle_connection_may_go);
 	tcase_add_test(tc, one_that_was_never_used_may_go_too);
+	tcase_add_test(tc, the_reason_may_be_the_connections_own);
 	tcase_add_test(tc, a_store_that_refuses_fails_fast_and_is_tried_again);
 	tcase_add_test(tc, what_cannot_be_opened_fails_at_once);
 	tcase_add_test(tc, pauses_have_a_limit);
