@@ -34,8 +34,7 @@ struct redis_call {
 	bool sent;
 	bool again; /* its first connection died under it */
 	unsigned replies; /* to come */
-	enum store_result result; /* of the first reply */
-	char reason[160];
+	char reason[160]; /* of the first reply that is an error; or "" */
 	uint64_t asked;
 	store_done *done; /* NULL: nobody waits */
 	void *arg;
@@ -50,7 +49,6 @@ struct store {
 	struct redis_conn *conn;
 	struct redis_call *calls; /* in order, sent ones first */
 	struct store_health health;
-	struct redis_call *calling; /* being handed in; NULL once done */
 
 	struct redis_conn *watch; /* NULL: none */
 	struct event *watch_timer; /* pause, or ping */
@@ -157,20 +155,18 @@ store_redis_close(struct store *st)
 static struct store_call *
 store_redis_call(struct store *st, const struct store_request *rq)
 {
-	struct redis_call *call, *outer = st->calling;
+	struct redis_call *call;
 
 	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
 	call = redis_call_new(st, rq);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");
-	st->calling = call;
+	/* Neither calls back from here. */
 	if (redis_conn_is_stopped(st->conn))
 		redis_conn_start(st->conn);
 	else if (redis_conn_is_ready(st->conn))
 		redis_call_send(call);
-	call = st->calling;
-	st->calling = outer;
 	return (struct store_call *)(void *)call;
 }
 
@@ -204,14 +200,9 @@ static void
 redis_call_end(struct redis_call *call, enum store_result result,
     const char *text)
 {
-	store_done *done = call->done;
-	void *arg = call->arg;
-
-	if (call->st->calling == call)
-		call->st->calling = NULL;
+	if (call->done != NULL)
+		call->done(call->arg, result, text);
 	free(call);
-	if (done != NULL)
-		done(arg, result, text);
 }
 
 static void
@@ -283,14 +274,12 @@ redis_store_reply(void *arg, const redisReply *reply)
 static void
 redis_call_reply(struct redis_call *call, const redisReply *reply)
 {
-	bool error = reply->type == REDIS_REPLY_ERROR;
-
 	if (call->verb == STORE_GET) {
 		DL_DELETE(call->st->calls, call);
 		redis_call_get(call, reply);
 		return;
 	}
-	if (error && call->reason[0] == '\0')
+	if (reply->type == REDIS_REPLY_ERROR && call->reason[0] == '\0')
 		snprintf(call->reason, sizeof(call->reason), "%s%.100s",
 		    call->replies == 1 && *call->st->m->redis_channel != '\0'
 			? "written, but not published: "
@@ -299,14 +288,10 @@ redis_call_reply(struct redis_call *call, const redisReply *reply)
 	if (--call->replies > 0)
 		return;
 	DL_DELETE(call->st->calls, call);
-	if (call->reason[0] == '\0') {
+	if (call->reason[0] == '\0')
 		redis_call_end(call, STORE_FOUND, "");
-	} else {
-		char reason[sizeof(call->reason)];
-
-		memcpy(reason, call->reason, sizeof(reason));
-		redis_call_end(call, STORE_FAILED, reason);
-	}
+	else
+		redis_call_end(call, STORE_FAILED, call->reason);
 }
 
 static void
