@@ -12,12 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <event2/event.h>
-
 #include "pg_link.h"
-#include "platform/clock.h"
 #include "platform/log.h"
-#include "store_health.h"
+#include "store_channel.h"
 #include "store_pool.h"
 
 #define PG_STATEMENT "route"
@@ -29,12 +26,8 @@ struct store {
 	struct store_pool *pool;
 
 	struct pg_link *watch; /* NULL: none */
-	struct event *watch_timer; /* until the next attempt */
-	uint64_t watch_backoff;
-	bool watched; /* has listened at least once */
+	struct store_channel channel;
 	bool watch_refused; /* LISTEN was */
-	store_changed *changed;
-	void *changed_arg;
 };
 
 enum pg_step {
@@ -144,8 +137,7 @@ store_postgres_close(struct store *st)
 {
 	store_pool_free(&st->pool);
 	pg_link_free(&st->watch);
-	if (st->watch_timer != NULL)
-		event_free(st->watch_timer);
+	store_channel_clear(&st->channel);
 	pg_server_clear(&st->server);
 	free(st);
 }
@@ -335,12 +327,11 @@ store_postgres_watch(struct store *st, store_changed *changed, void *arg)
 {
 	if (*st->m->sql_channel == '\0')
 		return;
-	st->changed = changed;
-	st->changed_arg = arg;
-	st->watch_timer = evtimer_new(st->spec.base, pg_watch_timer_cb, st);
-	st->watch = pg_link_new(&st->server, &st->spec, &pg_watch_events, st);
-	if (st->watch == NULL || st->watch_timer == NULL ||
-	    !pg_link_start(st->watch))
+	if (store_channel_init(&st->channel, store_postgres.name, st->spec.base,
+		pg_watch_timer_cb, st, changed, arg))
+		st->watch =
+		    pg_link_new(&st->server, &st->spec, &pg_watch_events, st);
+	if (st->watch == NULL || !pg_link_start(st->watch))
 		log_msg(LOG_ERR,
 		    "out of memory: mapping.sql.channel is not heard");
 }
@@ -380,10 +371,7 @@ pg_watch_result(void *arg, PGresult *res)
 		pg_link_stop(st->watch);
 		pg_watch_lost(st, "LISTEN is refused");
 	} else {
-		st->watch_backoff = 0;
-		if (st->watched)
-			st->changed(st->changed_arg, NULL, true);
-		st->watched = true;
+		store_channel_up(&st->channel);
 	}
 }
 
@@ -392,23 +380,15 @@ pg_watch_notify(void *arg, const char *payload)
 {
 	struct store *st = arg;
 
-	st->changed(st->changed_arg, *payload != '\0' ? payload : NULL, false);
+	store_channel_heard(&st->channel, payload);
 }
 
 static void
 pg_watch_lost(void *arg, const char *reason)
 {
 	struct store *st = arg;
-	struct timeval tv;
-	struct log_line l;
 
-	log_begin(&l, LOG_WARNING, "the store's channel is lost");
-	log_cstr(&l, "store", store_postgres.name);
-	log_cstr(&l, "reason", reason);
-	log_end(&l);
-	st->watch_backoff = store_backoff(st->watch_backoff);
-	tv = clock_timeval(st->watch_backoff);
-	evtimer_add(st->watch_timer, &tv);
+	store_channel_lost(&st->channel, reason);
 }
 
 static void

@@ -22,6 +22,7 @@
 #include "platform/log.h"
 #include "proto/identifier.h"
 #include "redis_conn.h"
+#include "store_channel.h"
 #include "store_health.h"
 
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
@@ -51,11 +52,7 @@ struct store {
 	struct store_health health;
 
 	struct redis_conn *watch; /* NULL: none */
-	struct event *watch_timer; /* pause, or ping */
-	uint64_t watch_backoff;
-	bool watched; /* subscribed at least once */
-	store_changed *changed;
-	void *changed_arg;
+	struct store_channel channel; /* its timer: pause, or ping */
 };
 
 static int store_redis_check(const struct config *cfg, struct err *err);
@@ -81,7 +78,6 @@ static void redis_watch_ready(void *arg);
 static void redis_watch_reply(void *arg, const redisReply *reply);
 static void redis_watch_lost(void *arg, const char *reason, bool proven);
 static void redis_watch_timer_cb(evutil_socket_t fd, short what, void *arg);
-static void redis_watch_after(struct store *st, uint64_t ms);
 
 const struct store_kind store_redis = {
     .name = "Redis",
@@ -142,8 +138,7 @@ store_redis_close(struct store *st)
 
 	redis_conn_free(&st->conn);
 	redis_conn_free(&st->watch);
-	if (st->watch_timer != NULL)
-		event_free(st->watch_timer);
+	store_channel_clear(&st->channel);
 	DL_FOREACH_SAFE (st->calls, call, next)
 		free(call);
 	redis_server_clear(&st->server);
@@ -345,12 +340,11 @@ store_redis_watch(struct store *st, store_changed *changed, void *arg)
 {
 	if (*st->m->redis_channel == '\0')
 		return;
-	st->changed = changed;
-	st->changed_arg = arg;
-	st->watch_timer = evtimer_new(st->spec.base, redis_watch_timer_cb, st);
-	st->watch =
-	    redis_conn_new(&st->server, &st->spec, &redis_watch_events, st);
-	if (st->watch == NULL || st->watch_timer == NULL)
+	if (store_channel_init(&st->channel, store_redis.name, st->spec.base,
+		redis_watch_timer_cb, st, changed, arg))
+		st->watch = redis_conn_new(&st->server, &st->spec,
+		    &redis_watch_events, st);
+	if (st->watch == NULL)
 		log_msg(LOG_ERR,
 		    "out of memory: mapping.redis.channel is not "
 		    "heard");
@@ -365,7 +359,7 @@ redis_watch_ready(void *arg)
 	const char *word[] = {"SUBSCRIBE", st->m->redis_channel};
 
 	redis_conn_send(st->watch, ARRAY_LEN(word), word);
-	redis_watch_after(st, REDIS_PING_MS);
+	store_channel_after(&st->channel, REDIS_PING_MS);
 }
 
 /* [subscribe CHANNEL 1], [message CHANNEL TEXT], [pong ""] */
@@ -387,14 +381,10 @@ redis_watch_reply(void *arg, const redisReply *reply)
 	kind = reply->element[0];
 	text = reply->element[reply->elements - 1];
 	if (strcmp(kind->str, "subscribe") == 0) {
-		st->watch_backoff = 0;
-		if (st->watched)
-			st->changed(st->changed_arg, NULL, true);
-		st->watched = true;
+		store_channel_up(&st->channel);
 	} else if (strcmp(kind->str, "message") == 0 &&
 	    text->type == REDIS_REPLY_STRING) {
-		st->changed(st->changed_arg, text->len > 0 ? text->str : NULL,
-		    false);
+		store_channel_heard(&st->channel, text->str);
 	}
 }
 
@@ -402,14 +392,8 @@ static void
 redis_watch_lost(void *arg, const char *reason, bool proven UNUSED)
 {
 	struct store *st = arg;
-	struct log_line l;
 
-	log_begin(&l, LOG_WARNING, "the store's channel is lost");
-	log_cstr(&l, "store", store_redis.name);
-	log_cstr(&l, "reason", reason);
-	log_end(&l);
-	st->watch_backoff = store_backoff(st->watch_backoff);
-	redis_watch_after(st, st->watch_backoff);
+	store_channel_lost(&st->channel, reason);
 }
 
 static void
@@ -427,14 +411,6 @@ redis_watch_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 		redis_conn_fail(st->watch, "it does not answer");
 	} else {
 		redis_conn_send(st->watch, ARRAY_LEN(ping), ping);
-		redis_watch_after(st, REDIS_PING_MS);
+		store_channel_after(&st->channel, REDIS_PING_MS);
 	}
-}
-
-static void
-redis_watch_after(struct store *st, uint64_t ms)
-{
-	struct timeval tv = clock_timeval(ms);
-
-	evtimer_add(st->watch_timer, &tv);
 }
