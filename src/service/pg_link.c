@@ -26,7 +26,7 @@ struct pg_link {
 	void *arg;
 	struct resolver_query *query;
 	PGconn *pg;
-	struct event *ev; /* remade: the descriptor and its events change */
+	struct event *ev; /* remade as the descriptor or its events change */
 	bool connected;
 	bool busy; /* with a command */
 	char reason[256];
@@ -35,6 +35,7 @@ struct pg_link {
 static const char *pg_option(const PQconninfoOption *options,
     const char *keyword);
 static void pg_first_line(char *text);
+static void pg_link_resolve(struct pg_link *l);
 static void pg_link_resolved(void *arg, const struct addr *addrs, size_t n,
     const char *reason);
 static void pg_link_connect(struct pg_link *l, const char *hostaddr,
@@ -159,6 +160,17 @@ pg_link_start(struct pg_link *l)
 }
 
 static void
+pg_link_resolve(struct pg_link *l)
+{
+	struct resolver_query *query = resolver_lookup(l->spec->resolver,
+	    l->server->host, pg_link_resolved, l);
+
+	/* NULL: it has called back already, and the link may be gone. */
+	if (query != NULL)
+		l->query = query;
+}
+
+static void
 pg_link_resolved(void *arg, const struct addr *addrs, size_t n,
     const char *reason)
 {
@@ -234,9 +246,13 @@ pg_link_notice(void *arg, const char *text)
 	(void)text;
 }
 
+/* Once connected the descriptor stays, and so may the event. */
 static bool
 pg_link_await(struct pg_link *l, short what)
 {
+	if (l->connected && l->ev != NULL &&
+	    event_get_events(l->ev) == (what | EV_PERSIST))
+		return true;
 	if (l->ev != NULL)
 		event_free(l->ev);
 	l->ev = event_new(l->spec->base, PQsocket(l->pg),
@@ -253,8 +269,7 @@ pg_link_event_cb(evutil_socket_t fd UNUSED, short what, void *arg)
 		if (l->server->host == NULL)
 			pg_link_connect(l, NULL, NULL);
 		else
-			l->query = resolver_lookup(l->spec->resolver,
-			    l->server->host, pg_link_resolved, l);
+			pg_link_resolve(l);
 	} else if (!l->connected) {
 		pg_link_poll(l);
 	} else if (what & EV_WRITE && !pg_link_push(l)) {
@@ -277,12 +292,13 @@ pg_link_poll(struct pg_link *l)
 			pg_link_fail(l, "out of memory");
 		return;
 	case PGRES_POLLING_OK:
-		l->connected = true;
 		if (PQsetnonblocking(l->pg, 1) == -1 ||
-		    !pg_link_await(l, EV_READ))
+		    !pg_link_await(l, EV_READ)) {
 			pg_link_fail(l, "out of memory");
-		else
-			l->events->ready(l->arg);
+			return;
+		}
+		l->connected = true;
+		l->events->ready(l->arg);
 		return;
 	case PGRES_POLLING_FAILED:
 	case PGRES_POLLING_ACTIVE:
