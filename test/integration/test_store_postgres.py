@@ -132,6 +132,15 @@ class Answers(PostgresCase):
             self.assertIn("mapping.sql.url", d.output())
             self.assertNotIn("sesame", d.output())
 
+    def test_name_that_is_none(self):
+        """A name that is refused before any name server is asked: said at
+        once, twice, and nothing else breaks (a sanitizer looks on)"""
+        url = f"postgres://postgres@{'x' * 300}/postgres"
+        d = self.serve(self.p, {"url": url})
+        for user in ("alice", "bob"):
+            self.assertNoRoute(d, user)
+        d.wait_log("name resolution")
+
     def test_bad_query(self):
         """What PostgreSQL says of it is in the log."""
         d = self.serve(self.p, {"query": "SELECT x FROM elsewhere "
