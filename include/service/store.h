@@ -88,8 +88,9 @@ extern const struct store_kind store_http;
 /* The kind that a configuration asks for; NULL: not built in. */
 const struct store_kind *store_kind_find(const struct config_mapping *mapping);
 
-/* "file, redis, ...", for people. */
-const char *store_kinds_built(void);
+/* "file, redis, ...", for people. Returns buf. */
+#define STORE_KINDS_MAX 128
+const char *store_kinds_built(char *buf, size_t size);
 
 /* Calls done with FAILED and text; always NULL, so that "return
  * store_fail(...)" reads well in a call(). */

@@ -100,6 +100,7 @@ runtime_check_store(const struct config *cfg, struct config_problems *problems)
 	};
 	const struct config_mapping *m = &cfg->mapping;
 	const struct store_kind *kind = store_kind_find(m);
+	char built[STORE_KINDS_MAX];
 	struct err err = {""};
 	int status = 0;
 
@@ -107,7 +108,8 @@ runtime_check_store(const struct config *cfg, struct config_problems *problems)
 		config_problem(cfg, problems,
 		    m->source == SOURCE_SQL ? paths[m->source]
 					    : "mapping.source",
-		    "this source is not built in (%s)", store_kinds_built());
+		    "this source is not built in (%s)",
+		    store_kinds_built(built, sizeof(built)));
 	else if (kind->check != NULL)
 		status = kind->check(cfg, &err);
 	if (status < 0)

@@ -2,6 +2,7 @@
 
 #include "service/store.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* In the order in which they are looked for: source, then URL. */
@@ -9,22 +10,23 @@ static const struct {
 	enum mapping_source source;
 	const char *scheme; /* "": any */
 	const struct store_kind *kind;
+	const char *text; /* for people */
 } store_kinds[] = {
-    {SOURCE_FILE, "", &store_file},
+    {SOURCE_FILE, "", &store_file, "file"},
 #ifdef MAILFERRY_REDIS
-    {SOURCE_REDIS, "", &store_redis},
+    {SOURCE_REDIS, "", &store_redis, "redis"},
 #endif
 #ifdef MAILFERRY_POSTGRES
-    {SOURCE_SQL, "postgres:", &store_postgres},
+    {SOURCE_SQL, "postgres:", &store_postgres, "sql: postgres"},
 #endif
 #ifdef MAILFERRY_MYSQL
-    {SOURCE_SQL, "mysql:", &store_mysql},
+    {SOURCE_SQL, "mysql:", &store_mysql, "sql: mysql"},
 #endif
 #ifdef MAILFERRY_SQLITE
-    {SOURCE_SQL, "sqlite:", &store_sqlite},
+    {SOURCE_SQL, "sqlite:", &store_sqlite, "sql: sqlite"},
 #endif
 #ifdef MAILFERRY_HTTP
-    {SOURCE_HTTP, "", &store_http},
+    {SOURCE_HTTP, "", &store_http, "http"},
 #endif
 };
 
@@ -41,25 +43,15 @@ store_kind_find(const struct config_mapping *m)
 }
 
 const char *
-store_kinds_built(void)
+store_kinds_built(char *buf, size_t size)
 {
-	return "file"
-#ifdef MAILFERRY_REDIS
-	       ", redis"
-#endif
-#ifdef MAILFERRY_POSTGRES
-	       ", sql: postgres"
-#endif
-#ifdef MAILFERRY_MYSQL
-	       ", sql: mysql"
-#endif
-#ifdef MAILFERRY_SQLITE
-	       ", sql: sqlite"
-#endif
-#ifdef MAILFERRY_HTTP
-	       ", http"
-#endif
-	    ;
+	size_t len = 0;
+
+	buf[0] = '\0';
+	for (size_t i = 0; i < ARRAY_LEN(store_kinds) && len < size; i++)
+		len += (size_t)snprintf(buf + len, size - len, "%s%s",
+		    i > 0 ? ", " : "", store_kinds[i].text);
+	return buf;
 }
 
 struct store_call *
