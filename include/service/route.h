@@ -8,6 +8,7 @@
 
 #include "platform/config.h"
 #include "platform/err.h"
+#include "proto/identifier.h"
 
 struct cache;
 struct event_base;
@@ -57,7 +58,12 @@ void router_watch(struct router *router);
 /* On the worker's thread, without lookups or changes under way. */
 void router_free(struct router **router);
 
-/* key: made by identifier_make(), or "" for none. Calls done exactly once
+/* From the name that a client gave to its key, by the rules of routing and
+ * mapping; out as identifier_make() wants it. */
+enum identifier_status route_key(const struct config *cfg, const char *name,
+    size_t len, char *out) MUST_CHECK;
+
+/* key: made by route_key(), or "" for none. Calls done exactly once
  * unless cancelled; when the answer is at hand, before it returns, and then it
  * returns NULL. */
 struct route_lookup *route_lookup(struct router *router, const char *key,

@@ -17,6 +17,7 @@
 #include "service/route.h"
 #include "service/runtime.h"
 #include "service/store.h"
+#include "summary.h"
 #include "worker.h"
 
 struct route_run {
@@ -112,7 +113,7 @@ route_identify(struct route_run *run)
 {
 	const struct config *cfg = run->rt->cfg;
 	const char *name = run->cmd->identifier;
-	struct identifier_rules rules = {
+	const struct identifier_rules rules = {
 	    .separators = cfg->routing.master_user_separators,
 	    .n_separators = cfg->routing.n_master_user_separators,
 	    .default_domain = "",
@@ -132,10 +133,7 @@ route_identify(struct route_run *run)
 		cut[0] = '\0';
 	if (strlen(cut) < strlen(name))
 		route_print("master user", name + strlen(cut));
-	rules.default_domain = cfg->routing.default_domain;
-	rules.lowercase = cfg->mapping.normalize == NORMALIZE_LOWERCASE;
-	if (identifier_make(&rules, name, strlen(name), run->key) !=
-	    IDENTIFIER_OK)
+	if (route_key(cfg, name, strlen(name), run->key) != IDENTIFIER_OK)
 		run->key[0] = '\0';
 	route_print("looked up as", run->key[0] != '\0' ? run->key : "nobody");
 	return true;
@@ -203,31 +201,25 @@ route_print_destination(const struct route_run *run, int i)
 	    [TLS_STARTTLS] = "STARTTLS",
 	    [TLS_PLAIN] = "not encrypted",
 	};
-	static const char *const forwarding[] = {
-	    [FORWARD_NONE] = "none",
-	    [FORWARD_PROXY] = "PROXY protocol",
-	    [FORWARD_XCLIENT] = "XCLIENT",
-	};
 	const struct config *cfg = run->rt->cfg;
 	const struct config_destination *d = &cfg->destination[i];
-	bool v6 = strchr(d->host, ':') != NULL;
 
 	printf("destination   %s%s\n", d->name,
 	    strcmp(d->name, cfg->routing.default_destination) == 0
 		? " (the default)"
 		: "");
-	printf("endpoint      %s%s%s:%u, %s, forwarding: %s\n", v6 ? "[" : "",
-	    d->host, v6 ? "]" : "", d->pop3.port, tls[d->pop3.tls],
-	    forwarding[d->pop3.forwarding]);
+	printf("endpoint      ");
+	summary_endpoint(d);
+	printf(", %s, forwarding: %s\n", tls[d->pop3.tls],
+	    summary_forwarding[d->pop3.forwarding]);
 }
 
 static void
 route_print(const char *what, const char *value)
 {
-	char shown[LOG_FIELD_MAX * 4 + 8];
-
-	printf("%-13s %s\n", what,
-	    log_escape(value, strlen(value), shown, sizeof(shown)));
+	printf("%-13s ", what);
+	summary_text(value);
+	printf("\n");
 }
 
 static void

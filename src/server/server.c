@@ -2,8 +2,9 @@
  *
  * Start: configuration -> workers (no threads yet) -> runtime -> sockets, opened
  * or handed in -> privileges -> threads -> a first round through the workers,
- * and only then is the service manager told that we are ready. A reload does the same aside, and publishes only what
- * is whole: until then nothing has changed. */
+ * and only then is the service manager told that we are ready. A reload does
+ * the same aside, and publishes only what is whole: until then nothing has
+ * changed. */
 
 #include "server/server.h"
 

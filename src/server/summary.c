@@ -23,12 +23,17 @@ static void summary_destination(const struct config *cfg,
     const struct config_destination *d);
 static void summary_verification(const struct config_destination *d);
 static void summary_mapping(const struct runtime *rt);
-static void summary_text(const char *text);
 
 static const char *const summary_tls[] = {
     [TLS_IMPLICIT] = "implicit TLS",
     [TLS_STARTTLS] = "STARTTLS",
     [TLS_PLAIN] = "no TLS",
+};
+
+const char *const summary_forwarding[] = {
+    [FORWARD_PROXY] = "PROXY protocol",
+    [FORWARD_XCLIENT] = "XCLIENT",
+    [FORWARD_NONE] = "none",
 };
 
 void
@@ -129,26 +134,30 @@ static void
 summary_destination(const struct config *cfg,
     const struct config_destination *d)
 {
-	static const char *const forwarding[] = {
-	    [FORWARD_PROXY] = "PROXY protocol",
-	    [FORWARD_XCLIENT] = "XCLIENT",
-	    [FORWARD_NONE] = "none",
-	};
 	static const char *const auth[] = {
 	    [AUTH_AUTO] = "",
 	    [AUTH_SASL] = ", by AUTH",
 	    [AUTH_USER] = ", by USER and PASS",
 	};
-	bool v6 = strchr(d->host, ':') != NULL;
 
-	printf("  %s: %s%s%s:%u, %s", d->name, v6 ? "[" : "", d->host,
-	    v6 ? "]" : "", d->pop3.port, summary_tls[d->pop3.tls]);
+	printf("  %s: ", d->name);
+	summary_endpoint(d);
+	printf(", %s", summary_tls[d->pop3.tls]);
 	if (d->pop3.tls != TLS_PLAIN)
 		summary_verification(d);
-	printf(", forwarding: %s%s%s\n", forwarding[d->pop3.forwarding],
+	printf(", forwarding: %s%s%s\n", summary_forwarding[d->pop3.forwarding],
 	    auth[d->pop3.auth],
 	    strcmp(d->name, cfg->routing.default_destination) == 0 ? ", default"
 								   : "");
+}
+
+void
+summary_endpoint(const struct config_destination *d)
+{
+	bool v6 = strchr(d->host, ':') != NULL;
+
+	printf("%s%s%s:%u", v6 ? "[" : "", d->host, v6 ? "]" : "",
+	    d->pop3.port);
 }
 
 static void
@@ -195,7 +204,7 @@ summary_mapping(const struct runtime *rt)
 }
 
 /* What an operator wrote may hold anything. */
-static void
+void
 summary_text(const char *text)
 {
 	char shown[LOG_FIELD_MAX * 4 + 8];

@@ -58,6 +58,8 @@ static void route_fetch_done(void *arg, enum store_result result,
     const char *text);
 static void route_fetch_timeout_cb(evutil_socket_t fd, short what, void *arg);
 static void route_fetch_free(struct route_fetch *f);
+static enum identifier_status route_stored_key(const struct router *r,
+    const char *key, char *out);
 static const char *route_unwritable(const struct router *r, const char *key,
     const char *destination);
 static void route_change_done(void *arg, enum store_result result,
@@ -138,28 +140,42 @@ route_changed_cb(void *arg, const char *key, bool missed)
 {
 	struct router *r = arg;
 	struct log_line line;
-	char lower[IDENTIFIER_MAX + 1];
-	size_t i;
+	char made[IDENTIFIER_MAX + 1];
 
 	log_begin(&line, LOG_DEBUG, "the store says that a route has changed");
 	log_cstr(&line, "identifier", key != NULL ? key : "*");
 	log_end(&line);
-	if (missed) {
+	if (missed)
 		cache_expire(r->spec.cache, clock_ms());
-		return;
-	}
-	if (key == NULL || *key == '\0' || strlen(key) > IDENTIFIER_MAX ||
-	    r->spec.cfg->mapping.normalize != NORMALIZE_LOWERCASE) {
-		cache_forget(r->spec.cache,
-		    key == NULL || *key == '\0' ? NULL : key);
-		return;
-	}
-	for (i = 0; key[i] != '\0'; i++)
-		lower[i] = key[i] >= 'A' && key[i] <= 'Z'
-		    ? (char)(key[i] - 'A' + 'a')
-		    : key[i];
-	lower[i] = '\0';
-	cache_forget(r->spec.cache, lower);
+	else if (key == NULL || *key == '\0')
+		cache_forget(r->spec.cache, NULL);
+	else if (route_stored_key(r, key, made) == IDENTIFIER_OK)
+		cache_forget(r->spec.cache, made);
+}
+
+enum identifier_status
+route_key(const struct config *cfg, const char *name, size_t len, char *out)
+{
+	const struct identifier_rules rules = {
+	    .separators = cfg->routing.master_user_separators,
+	    .n_separators = cfg->routing.n_master_user_separators,
+	    .default_domain = cfg->routing.default_domain,
+	    .lowercase = cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+	};
+
+	return identifier_make(&rules, name, len, out);
+}
+
+/* What stands in a store, as a lookup would ask for it. */
+static enum identifier_status
+route_stored_key(const struct router *r, const char *key, char *out)
+{
+	const struct identifier_rules rules = {
+	    .default_domain = "",
+	    .lowercase = r->spec.cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+	};
+
+	return identifier_make(&rules, key, strlen(key), out);
 }
 
 struct route_lookup *
@@ -414,13 +430,9 @@ static const char *
 route_unwritable(const struct router *r, const char *key,
     const char *destination)
 {
-	const struct identifier_rules rules = {
-	    .default_domain = "",
-	    .lowercase = r->spec.cfg->mapping.normalize == NORMALIZE_LOWERCASE,
-	};
 	char made[IDENTIFIER_MAX + 1];
 
-	if (identifier_make(&rules, key, strlen(key), made) != IDENTIFIER_OK)
+	if (route_stored_key(r, key, made) != IDENTIFIER_OK)
 		return "this is no identifier";
 	if (strcmp(made, key) != 0)
 		return "mapping.normalize makes it lower case";

@@ -312,10 +312,6 @@ session_login(struct session *s, const char *name, size_t len)
 static bool
 session_identify(struct session *s, const char *name, size_t len, char *key)
 {
-	const struct config_routing *r = &s->cfg->routing;
-	const struct identifier_rules rules = {r->master_user_separators,
-	    r->n_master_user_separators, r->default_domain,
-	    s->cfg->mapping.normalize == NORMALIZE_LOWERCASE};
 	char account[IDENTIFIER_MAX + 1];
 	struct sasl_bearer bearer;
 
@@ -332,7 +328,7 @@ session_identify(struct session *s, const char *name, size_t len, char *key)
 		session_failed(s, FAIL_LOCAL, "out of memory");
 		return false;
 	}
-	switch (identifier_make(&rules, name, len, key)) {
+	switch (route_key(s->cfg, name, len, key)) {
 	case IDENTIFIER_OK:
 		return true;
 	case IDENTIFIER_EMPTY:
