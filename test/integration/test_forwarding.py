@@ -11,8 +11,9 @@ import unittest
 
 from harness.case import Backend, Case, Client, Pop3, certs, context, need
 from harness.fake_backend import silent
-from harness.ports import free_port, has_ipv6, is_listening
-from harness.proc import Process, temp_dir, wait_until
+from harness.front import Front, xclient_words
+from harness.ports import free_port, has_ipv6
+from harness.proc import wait_until
 
 CLIENT_IP = "127.0.0.31"
 HOP = "127.0.0.5"  # where one mailferry connects to the next from
@@ -36,14 +37,12 @@ listen {name}
 """
 
 
-class Haproxy:
+class Haproxy(Front):
     """HAProxy in the foreground. routes: {name: (port of the server, what it
-    is sent ahead)}; port_of(name) leads there."""
+    is sent ahead)}."""
 
     def __init__(self, routes):
-        self.dir = temp_dir("mailferry-haproxy-")
-        self.log = os.path.join(self.dir, "log")
-        self.ports = {name: free_port() for name in routes}
+        super().__init__("haproxy", routes)
         conf = os.path.join(self.dir, "haproxy.cfg")
         addresses = ["127.0.0.1"] + (["::1"] if has_ipv6() else [])
         with open(conf, "w", encoding="ascii") as f:
@@ -53,38 +52,7 @@ class Haproxy:
                                 for a in addresses)
                 f.write(HAPROXY_LISTEN.format(name=name, binds=binds, to=to,
                                               sends=sends))
-        self.process = Process(["haproxy", "-db", "-f", conf], self.log)
-        try:
-            wait_until(self._up, "haproxy listens")
-        except AssertionError as e:
-            self.stop()
-            raise AssertionError(f"{e}\n{self.output()}") from None
-
-    def _up(self):
-        if self.process.status is not None:
-            raise AssertionError(
-                f"haproxy ended with status {self.process.status}")
-        return all(is_listening(port) for port in self.ports.values())
-
-    def port_of(self, name):
-        return self.ports[name]
-
-    def stop(self):
-        self.process.stop()
-
-    def mark(self):
-        return os.path.getsize(self.log)
-
-    def output(self, start=0):
-        with open(self.log, "rb") as f:
-            f.seek(start)
-            return f.read().decode("utf-8", "backslashreplace")
-
-
-def xclient_words(connection):
-    """What the one XCLIENT command of this connection says."""
-    line, = [x for x in connection.commands if x.startswith("XCLIENT ")]
-    return dict(word.split("=", 1) for word in line.split()[1:])
+        self.launch(["haproxy", "-db", "-f", conf], "haproxy")
 
 
 @need("haproxy")

@@ -11,8 +11,9 @@ import unittest
 
 from harness.case import Case, Pop3, certs, context, need
 from harness.fake_backend import PROXY_SIGNATURE
-from harness.ports import free_port, has_ipv6, is_listening
-from harness.proc import Process, temp_dir, wait_until
+from harness.front import Front, xclient_words
+from harness.ports import free_port, has_ipv6
+from harness.proc import wait_until
 
 STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 CLIENTS = ("127.0.0.31", "127.0.0.32")
@@ -41,60 +42,26 @@ NGINX_SERVER = """\
 """
 
 
-class Nginx:
+class Nginx(Front):
     """nginx in the foreground, a stream proxy that writes the PROXY header.
-    routes: {name: port of the server}; port_of(name) leads there, by IPv4 and
-    by IPv6."""
+    routes: {name: port of the server}; by IPv4 and by IPv6."""
 
     def __init__(self, routes):
-        self.dir = temp_dir("mailferry-nginx-")
-        self.log = os.path.join(self.dir, "log")
-        self.ports = {name: free_port() for name in routes}
+        super().__init__("nginx", routes)
         conf = os.path.join(self.dir, "nginx.conf")
         with open(conf, "w", encoding="ascii") as f:
             f.write(NGINX_CONF.format(
                 module=STREAM_MODULE, dir=self.dir, servers="".join(
                     self._server(self.ports[name], to)
                     for name, to in routes.items())))
-        self.process = Process(
-            ["nginx", "-e", "stderr", "-p", self.dir, "-c", conf], self.log)
-        try:
-            wait_until(self._up, "nginx listens")
-        except AssertionError as e:
-            self.stop()
-            raise AssertionError(f"{e}\n{self.output()}") from None
+        self.launch(["nginx", "-e", "stderr", "-p", self.dir, "-c", conf],
+                    "nginx")
 
     @staticmethod
     def _server(port, to):
         addresses = ["127.0.0.1"] + (["[::1]"] if has_ipv6() else [])
         listens = "".join(f"        listen {a}:{port};\n" for a in addresses)
         return NGINX_SERVER.format(listens=listens, to=to)
-
-    def _up(self):
-        if self.process.status is not None:
-            raise AssertionError(
-                f"nginx ended with status {self.process.status}")
-        return all(is_listening(port) for port in self.ports.values())
-
-    def port_of(self, name):
-        return self.ports[name]
-
-    def stop(self):
-        self.process.stop()
-
-    def mark(self):
-        return os.path.getsize(self.log)
-
-    def output(self, start=0):
-        with open(self.log, "rb") as f:
-            f.seek(start)
-            return f.read().decode("utf-8", "backslashreplace")
-
-
-def xclient_words(connection):
-    """What the one XCLIENT command of this connection says."""
-    line, = [x for x in connection.commands if x.startswith("XCLIENT ")]
-    return dict(word.split("=", 1) for word in line.split()[1:])
 
 
 def right_password(c, mech, frame):

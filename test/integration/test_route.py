@@ -243,7 +243,7 @@ class Others(RouteCase):
                          b"$-1\r\n")
         wait_until(lambda: self.reply(d, "alice") == "+OK legacy",
                    "the news", timeout=2)
-        r.kill()
+        r.halt()
         _, err = self.route(d, "--set", "new", "alice", status=CANNOT_WRITE)
         self.assertIn("refused", err.lower())
 

@@ -11,7 +11,7 @@ from harness.case import certs, need
 from harness.mailferry import binary
 from harness.postgres import SCHEMA, Postgres, binaries
 from harness.proc import run, wait_until
-from harness.stores import SqlFaults, StoreCase
+from harness.stores import SqlAnswers, SqlFaults, StoreCase
 
 QUERY = "SELECT destination FROM routes WHERE identifier = $1"
 UPSERT = ("INSERT INTO routes VALUES ($1, $2) ON CONFLICT (identifier) "
@@ -38,7 +38,7 @@ class PostgresCase(StoreCase):
         return p
 
 
-class Answers(PostgresCase):
+class Answers(SqlAnswers, PostgresCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -49,19 +49,6 @@ class Answers(PostgresCase):
     def setUp(self):
         super().setUp()
         self.fresh(self.p)
-
-    def test_identifier_domain_default(self):
-        """Lookups: the identifier, then "@domain", then default_destination
-        (CONFIG)"""
-        self.p.routes({"alice@example.com": "new", "@moved.example": "new",
-                       "stayed@moved.example": "legacy"})
-        self.p.sql("INSERT INTO routes VALUES ('nothing', NULL)")
-        d = self.serve(self.p)
-        self.assertRoute(d, "alice@example.com", "new")
-        self.assertRoute(d, "anybody@moved.example", "new")
-        self.assertRoute(d, "stayed@moved.example", "legacy")
-        self.assertRoute(d, "bob@example.com", "legacy")
-        self.assertRoute(d, "nothing", "legacy")
 
     def test_only_bound_parameters(self):
         """SQL injection through the user name: only bound parameters"""
@@ -114,13 +101,6 @@ class Answers(PostgresCase):
         for daemon in (d, bad):
             for secret in ("p@ss", "p%40", "p@xx"):
                 self.assertNotIn(secret, daemon.output())
-
-    def test_undeclared_destination(self):
-        """A destination that is not declared: logged, default used"""
-        self.p.routes({"alice": "nowhere"})
-        d = self.serve(self.p)
-        self.assertRoute(d, "alice", "legacy")
-        d.wait_log("nowhere")
 
     def test_bad_urls(self):
         for url in ("postgres://a:sesame@h/d?nonsense=1",

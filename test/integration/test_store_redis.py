@@ -149,7 +149,7 @@ class Faults(RedisCase):
         d = self.serve(r, positive_ttl="300ms", negative_ttl="300ms")
         self.assertRoute(d, "alice", "new")
         self.assertRoute(d, "bob", "legacy")
-        r.kill()
+        r.halt()
         wait_until(lambda: "the store" in d.output() or
                    self.reply(d, "alice") and False, "an expired answer")
         # Stale now: as before, and the unknown is still unknown.
@@ -176,14 +176,14 @@ class Faults(RedisCase):
         r.route("alice", "new")
         d = self.serve(r, positive_ttl="100ms", stale_ttl="1500ms")
         self.assertRoute(d, "alice", "new")
-        r.kill()
+        r.halt()
         wait_until(lambda: "SYS/TEMP" in self.reply(d, "alice"),
                    "the end of the stale answer")
 
     def test_on_store_error_default(self):
         """on_store_error: tempfail | default (CONFIG)"""
         r = self.redis()
-        r.kill()
+        r.halt()
         d = self.serve(r, on_store_error="default")
         self.assertRoute(d, "alice", "legacy")
 
@@ -222,7 +222,7 @@ class Faults(RedisCase):
         d = self.serve(r)
         for i in range(10):
             self.assertRoute(d, f"user{i}", "new")
-        r.kill()
+        r.halt()
         r.start()
         for i in range(10, 20):
             self.assertRoute(d, f"user{i}", "new")
@@ -326,7 +326,7 @@ class Channel(RedisCase):
         d = self.serve(r, {"channel": "mailferry"})
         self.assertRoute(d, "alice", "new")
         wait_until(lambda: self.subscribers(r) == 1, "a subscription")
-        r.kill()
+        r.halt()
         self.assertRoute(d, "alice", "new")
         r.start()
         r.route("alice", "legacy")

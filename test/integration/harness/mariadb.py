@@ -3,11 +3,11 @@
 import os
 import pwd
 import shutil
-import signal
 
 from .certs import certs
 from .ports import free_port
-from .proc import Process, check_run, run, temp_dir, wait_until
+from .proc import check_run, run, temp_dir
+from .server import Server
 
 SCHEMA = ("CREATE DATABASE mail CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; "
           "CREATE TABLE mail.routes (identifier VARCHAR(255) PRIMARY KEY, "
@@ -16,7 +16,7 @@ SCHEMA = ("CREATE DATABASE mail CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; "
           "GRANT ALL ON mail.* TO reader;")
 
 
-class MariaDB:
+class MariaDB(Server):
     """tls: the name of its certificate."""
 
     def __init__(self, tls=None):
@@ -25,7 +25,6 @@ class MariaDB:
         self.port = free_port()
         self.socket = os.path.join(self.dir, "sock")
         self.log_path = os.path.join(self.dir, "log")
-        self.process = None
         self.own(self.dir)
         self.user = ["--user=mysql"] if os.geteuid() == 0 else []
         check_run(["mariadb-install-db", "--no-defaults", *self.user,
@@ -54,8 +53,7 @@ class MariaDB:
             os.chown(path, user.pw_uid, user.pw_gid)
 
     def start(self):
-        self.process = Process(["mariadbd", *self.options], self.log_path)
-        wait_until(self._answers, "mariadb answers", 60)
+        self.launch(["mariadbd", *self.options], "mariadb")
         if self.first:
             self.sql(SCHEMA, "mysql")
             self.first = False
@@ -65,9 +63,7 @@ class MariaDB:
         return ["mariadb", "--no-defaults", f"--socket={self.socket}",
                 "--user=root", "--batch", "--skip-column-names", database]
 
-    def _answers(self):
-        if self.process.status is not None:
-            raise AssertionError("mariadb ended\n" + self.output())
+    def answers(self):
         return run(self._client("mysql") + ["-e", "SELECT 1"]).returncode == 0
 
     def sql(self, text, database="mail"):
@@ -84,23 +80,3 @@ class MariaDB:
 
     def url(self, host="127.0.0.1", user="reader:sesame", more=""):
         return f"mysql://{user}@{host}:{self.port}/mail{more}"
-
-    def freeze(self):
-        self.process.signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self.process.signal(signal.SIGCONT)
-
-    def halt(self):
-        """Gone at once."""
-        self.process.kill()
-
-    def stop(self):
-        if self.process:
-            self.process.kill()
-
-    def output(self, _start=0):
-        if not os.path.exists(self.log_path):
-            return ""
-        with open(self.log_path, encoding="utf-8", errors="replace") as f:
-            return f.read()

@@ -8,7 +8,8 @@ import signal
 
 from .certs import certs
 from .ports import free_port
-from .proc import Process, check_run, run, temp_dir, wait_until
+from .proc import check_run, run, temp_dir
+from .server import Server
 
 SCHEMA = ("CREATE TABLE routes (identifier text PRIMARY KEY, "
           "destination text)")
@@ -28,7 +29,7 @@ def as_user(argv):
             "--init-groups", *argv]
 
 
-class Postgres:
+class Postgres(Server):
     """tls: the name of its certificate."""
 
     def __init__(self, tls=None):
@@ -36,7 +37,6 @@ class Postgres:
         self.data = os.path.join(self.dir, "data")
         self.port = free_port()
         self.log_path = os.path.join(self.dir, "log")
-        self.process = None
         bin_dir = binaries()
         self.postgres = os.path.join(bin_dir, "postgres")
         self.psql = os.path.join(bin_dir, "psql")
@@ -68,14 +68,10 @@ class Postgres:
             os.chown(path, user.pw_uid, user.pw_gid)
 
     def start(self):
-        self.process = Process(as_user([self.postgres, "-D", self.data]),
-                               self.log_path)
-        wait_until(self._answers, "postgres answers", 60)
+        self.launch(as_user([self.postgres, "-D", self.data]), "postgres")
         return self
 
-    def _answers(self):
-        if self.process.status is not None:
-            raise AssertionError("postgres ended\n" + self.output())
+    def answers(self):
         return run([self.psql, "-h", self.dir, "-p", self.port, "-U",
                     "postgres", "-Atc", "SELECT 1"]).returncode == 0
 
@@ -125,9 +121,3 @@ class Postgres:
             self.thaw()
             self.process.signal(signal.SIGQUIT)
             self.process.wait()
-
-    def output(self, _start=0):
-        if not os.path.exists(self.log_path):
-            return ""
-        with open(self.log_path, encoding="utf-8", errors="replace") as f:
-            return f.read()

@@ -1,15 +1,15 @@
 """A Redis server of the test's own."""
 
 import os
-import signal
 import socket
 
 from .certs import certs
 from .ports import free_port
-from .proc import Process, temp_dir, wait_until
+from .proc import temp_dir
+from .server import Server
 
 
-class Redis:
+class Redis(Server):
     """password: for everybody. tls: on a port of its own."""
 
     def __init__(self, password=None, tls=None, lines=()):
@@ -19,7 +19,6 @@ class Redis:
         self.socket = os.path.join(self.dir, "redis.sock")
         self.log_path = os.path.join(self.dir, "log")
         self.password = password
-        self.process = None
         conf = [f"port {self.port}", "bind 127.0.0.1", "save \"\"",
                 f"dir {self.dir}", f"unixsocket {self.socket}",
                 "daemonize no", "databases 4", "appendonly yes",
@@ -37,13 +36,10 @@ class Redis:
             f.write("\n".join(conf) + "\n")
 
     def start(self):
-        self.process = Process(["redis-server", self.path], self.log_path)
-        wait_until(self._answers, "redis answers")
+        self.launch(["redis-server", self.path], "redis")
         return self
 
-    def _answers(self):
-        if self.process.status is not None:
-            raise AssertionError("redis ended\n" + self.output())
+    def answers(self):
         try:
             return self.ask("PING") == b"+PONG\r\n"
         except OSError:
@@ -73,22 +69,3 @@ class Redis:
     def route(self, identifier, destination, prefix="route:", database=0):
         assert self.ask("SET", prefix + identifier, destination,
                         database=database) == b"+OK\r\n"
-
-    def freeze(self):
-        self.process.signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self.process.signal(signal.SIGCONT)
-
-    def kill(self):
-        self.process.kill()
-
-    def stop(self):
-        if self.process:
-            self.process.kill()
-
-    def output(self, _start=0):
-        if not os.path.exists(self.log_path):
-            return ""
-        with open(self.log_path, encoding="utf-8", errors="replace") as f:
-            return f.read()

@@ -96,6 +96,32 @@ class StoreCase(Case):
         return replies
 
 
+class SqlAnswers:
+    """What every SQL server is asked. A subclass has p, a server of all its
+    tests with an empty table, and serve()."""
+
+    def test_identifier_domain_default(self):
+        """Lookups: the identifier, then "@domain", then default_destination
+        (CONFIG)"""
+        self.p.routes({"alice@example.com": "new", "@moved.example": "new",
+                       "stayed@moved.example": "legacy"})
+        self.p.sql("INSERT INTO routes VALUES ('nothing', NULL)")
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice@example.com", "new")
+        self.assertRoute(d, "anybody@moved.example", "new")
+        self.assertRoute(d, "stayed@moved.example", "legacy")
+        self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "nothing", "legacy")
+
+    def test_undeclared_destination(self):
+        """A destination that is not declared: logged, default used"""
+        self.p.routes({"alice": "nowhere"})
+        d = self.serve(self.p)
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_log("nowhere")
+
+
+
 class SqlFaults:
     """What a server of SQL may do to logins. A subclass has server(routes)
     and serve(server, section, **mapping), and slow(user, seconds): a query
