@@ -588,6 +588,7 @@ mysql_execute(struct mysql_conn *m)
 	int ret = 0, status;
 
 	if (n != want) {
+		mysql_rest(m);
 		store_conn_answer(&m->c, STORE_FAILED,
 		    "its query has not as many ? as it must");
 		return;

@@ -153,6 +153,10 @@ class Answers(SqlAnswers, MysqlCase):
         self.assertIn(b"has o'hara: new", route("o'hara").stdout)
         route("--delete", "o'hara")
         self.assertEqual(self.p.sql("SELECT * FROM routes"), "")
+        d.change({"mapping": {"sql": {
+            "upsert_query": "REPLACE INTO routes VALUES (?, 'new')"}}})
+        self.assertIn(b"not as many", route("--set", "new", "x",
+                                            status=73).stderr)
         d.change({"mapping": {"sql": {"upsert_query": None,
                                       "delete_query": None}}})
         self.assertIn(b"read-only", route("--set", "new", "x",
