@@ -36,6 +36,7 @@ struct tls_client {
 
 static int tls_client_index = -1; /* SSL_CTX ex data: its tls_client */
 
+static void tls_trust_settle(X509_STORE *store);
 static bool tls_trust_store(struct tls_trust *t,
     const struct config_destination *d, struct err *err);
 static bool tls_trust_identity(struct tls_trust *t, const char *cert,
@@ -97,7 +98,23 @@ tls_trust_store(struct tls_trust *t, const struct config_destination *d,
 		return false;
 	}
 	ERR_clear_error();
+	tls_trust_settle(t->store);
 	return true;
+}
+
+/* The workers share it, and must find nothing left to be worked out. */
+static void
+tls_trust_settle(X509_STORE *store)
+{
+	STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(store);
+
+	for (int i = 0; i < sk_X509_OBJECT_num(all); i++) {
+		X509 *cert =
+		    X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
+
+		if (cert != NULL)
+			tls_common_settle(cert);
+	}
 }
 
 static bool

@@ -4,6 +4,7 @@
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/x509v3.h>
 
 const unsigned char tls_alpn[5] = {4, 'p', 'o', 'p', '3'};
 
@@ -41,6 +42,14 @@ tls_common_no_password(char *buf UNUSED, int size UNUSED, int rw UNUSED,
 	return -1;
 }
 
+void
+tls_common_settle(X509 *cert)
+{
+	/* -1: of no purpose, only looked at. */
+	X509_check_purpose(cert, -1, 0);
+	ERR_clear_error();
+}
+
 int
 tls_common_load_cert(const char *path, X509 **leaf_out,
     STACK_OF(X509) * *chain_out, struct err *err)
@@ -74,6 +83,9 @@ tls_common_load_cert(const char *path, X509 **leaf_out,
 	}
 	ERR_clear_error();
 	BIO_free(bio);
+	tls_common_settle(*leaf_out);
+	for (int i = 0; i < sk_X509_num(chain); i++)
+		tls_common_settle(sk_X509_value(chain, i));
 	*chain_out = chain;
 	return 0;
 fail:

@@ -19,6 +19,10 @@ void tls_common_options(SSL_CTX *ctx);
 /* OpenSSL's number for a version. */
 int tls_common_version(enum tls_version v);
 
+/* Makes OpenSSL look at the certificate's extensions now: otherwise the first
+ * thread that needs them writes them into it, while others may read it. */
+void tls_common_settle(X509 *cert);
+
 /* A PEM file's leaf, chain (may be empty) and key. 0, or -1 with err. */
 int tls_common_load_cert(const char *path, X509 **leaf_out,
     STACK_OF(X509) * *chain_out, struct err *err) MUST_CHECK;
