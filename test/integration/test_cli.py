@@ -56,7 +56,8 @@ class Summary(Command):
                 "  new: [2001:db8::1]:995, implicit TLS (pinned "
                 "certificate), forwarding: PROXY protocol, by USER and PASS",
                 f"  file: {d.mapping_path}, 2 entries",
-                "  mail.example.com, 2 workers, log: stderr"):
+                f"  mail.example.com, {d.tree['server']['threads']} workers, "
+                "log: stderr"):
             self.assertIn(line, out.splitlines())
         self.assertRegex(out, r"\n  primary: localhost mail\.example\.com, "
                               r"until \d{4}-\d\d-\d\d \(\d+ days?\), issued "
