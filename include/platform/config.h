@@ -53,6 +53,7 @@ struct config_server {
 	char *log_target; /* "stderr", "syslog" or an absolute path */
 	uint64_t tcp_user_timeout;
 	uint64_t socket_buffer; /* octets, 0 = the kernel's */
+	uint64_t stats_interval; /* 0 = never */
 };
 
 struct config_limits {

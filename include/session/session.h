@@ -4,6 +4,7 @@
 #ifndef SESSION_SESSION_H
 #define SESSION_SESSION_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,18 @@ struct resolver;
 struct runtime_slice;
 struct session;
 
+/* What one worker's connections came to since its start. */
+enum session_count {
+	COUNT_CONNECTIONS, /* accepted, those that are refused included */
+	COUNT_FULL, /* refused: max_connections */
+	COUNT_PER_IP, /* refused: max_connections_per_ip */
+	COUNT_LOGINS, /* that a backend has accepted */
+	COUNT_FAILED, /* logins that were refused */
+	COUNT_THROTTLED, /* those of them that no backend was asked about */
+	COUNT_DEFERRED, /* logins that nobody could decide about */
+	SESSION_COUNTS
+};
+
 /* One worker's ground for all its sessions. The worker fills in the first
  * part, session_env_init() the rest. */
 struct session_env {
@@ -26,6 +39,8 @@ struct session_env {
 	struct runtime_slice *slice; /* the current one; new sessions take it */
 	void (*empty)(void *arg); /* draining, and the last session is gone */
 	void *arg;
+	/* Any thread may read them. */
+	atomic_ullong count[SESSION_COUNTS];
 
 	struct linger_set *lingers;
 	struct session *live, *dead;
@@ -50,6 +65,9 @@ struct session_arrival {
 };
 
 void session_accept(struct session_env *env, const struct session_arrival *a);
+
+/* One more. Called by the worker, for what never becomes a session. */
+void session_env_count(struct session_env *env, enum session_count what);
 
 /* Ends the sessions that are only in the dialogue, with a word of why; logins
  * and relays go on until session_close_all(). */

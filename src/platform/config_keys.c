@@ -392,6 +392,8 @@ const struct config_key config_keys[] = {
 	FIELD(config, server.socket_buffer, uint64_t), 0, 1 << 30, "0",
 	"SO_SNDBUF towards clients, SO_RCVBUF towards backends; 0 is the "
 	"kernel's."),
+    DURATION("server.stats_interval", config, server.stats_interval, 0, DAYS(7),
+	"1h", "How often counters are logged; 0s is at the end only."),
 
     SECTION("limits", 0, "Per client address (IPv6: per /64)."),
     NUMBER("limits.max_connections_per_ip", config,

@@ -25,6 +25,7 @@
 #include "listen.h"
 #include "platform/clock.h"
 #include "platform/log.h"
+#include "service/cache.h"
 #include "service/mailbox.h"
 #include "service/runtime.h"
 #include "service/tls_server.h"
@@ -53,7 +54,7 @@ struct server {
 	size_t n_workers, n_empty;
 	struct runtime *rt;
 	struct worker_count *counts;
-	struct event *signals[4], *tick, *grace, *beat;
+	struct event *signals[4], *tick, *grace, *beat, *stats;
 	struct server_empty *empty; /* one per worker */
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
@@ -88,9 +89,13 @@ static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
 static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
 static void server_grace_cb(evutil_socket_t fd, short what, void *arg);
 static void server_tick_cb(evutil_socket_t fd, short what, void *arg);
+static void server_stats_run(struct server *sv);
+static void server_stats_cb(evutil_socket_t fd, short what, void *arg);
+static void server_stats(const struct server *sv);
 static bool server_heart(struct server *sv);
 static void server_beat_cb(evutil_socket_t fd, short what, void *arg);
 static void server_beat(void *arg);
+static unsigned server_open(const struct server *sv);
 static void server_status(const struct server *sv,
     char text[SERVER_STATUS_MAX]);
 static void server_worker_empty(void *arg);
@@ -187,7 +192,9 @@ server_run(const char *path)
 		server_log_start(&sv, "ready");
 		sv.announce = true;
 		pulse_ask_anew(sv.pulse);
+		server_stats_run(&sv);
 		event_base_loop(sv.base, 0);
+		server_stats(&sv);
 		log_msg(LOG_INFO, "stopped");
 	}
 	server_clear(&sv);
@@ -470,7 +477,8 @@ server_signals(struct server *sv)
 	}
 	sv->tick = event_new(sv->base, -1, EV_PERSIST, server_tick_cb, sv);
 	sv->grace = evtimer_new(sv->base, server_grace_cb, sv);
-	return sv->tick != NULL && event_add(sv->tick, &tick) == 0 &&
+	sv->stats = event_new(sv->base, -1, EV_PERSIST, server_stats_cb, sv);
+	return sv->stats != NULL && sv->tick != NULL && event_add(sv->tick, &tick) == 0 &&
 	    sv->grace != NULL;
 }
 
@@ -531,6 +539,7 @@ server_reload(struct server *sv)
 	if (log_open(cfg->server.log_target, cfg->server.log_format,
 		cfg->server.log_level, &err) == -1)
 		log_msg(LOG_ERR, "%s; logging where it was", err.text);
+	server_stats_run(sv);
 	server_log_start(sv, "reloaded");
 }
 
@@ -557,6 +566,63 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 		sv->empty[i].item.arg = sv;
 		worker_drain(sv->worker[i], server_worker_empty, &sv->empty[i]);
 	}
+}
+
+/* The interval begins anew with each reload, which may have changed it. */
+static void
+server_stats_run(struct server *sv)
+{
+	uint64_t ms = sv->rt->cfg->server.stats_interval;
+	struct timeval tv = clock_timeval(ms);
+
+	evtimer_del(sv->stats);
+	if (ms != 0)
+		evtimer_add(sv->stats, &tv);
+}
+
+static void
+server_stats_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	server_stats(arg);
+}
+
+/* Sessions: since the start. The cache is the runtime's, and so since the last
+ * reload. */
+static void
+server_stats(const struct server *sv)
+{
+	static const char *const names[] = {
+	    [COUNT_CONNECTIONS] = "connections",
+	    [COUNT_FULL] = "refused_full",
+	    [COUNT_PER_IP] = "refused_per_ip",
+	    [COUNT_LOGINS] = "logins",
+	    [COUNT_FAILED] = "logins_failed",
+	    [COUNT_THROTTLED] = "logins_throttled",
+	    [COUNT_DEFERRED] = "logins_deferred",
+	};
+	struct cache_counters cache;
+	struct log_line l;
+
+	_Static_assert(ARRAY_LEN(names) == SESSION_COUNTS, "unnamed count");
+	log_begin(&l, LOG_INFO, "statistics");
+	log_uint(&l, "open", server_open(sv));
+	for (int i = 0; i < SESSION_COUNTS; i++) {
+		uint64_t n = 0;
+
+		for (size_t w = 0; w < sv->n_workers; w++)
+			n += worker_counted(sv->worker[w],
+			    (enum session_count)i);
+		log_uint(&l, names[i], n);
+	}
+	cache_count(sv->rt->cache, &cache);
+	log_uint(&l, "cache_entries", cache.entries);
+	log_uint(&l, "cache_hits", cache.hits);
+	log_uint(&l, "cache_misses", cache.misses);
+	log_uint(&l, "cache_waits", cache.waits);
+	log_uint(&l, "cache_stale", cache.stale);
+	log_uint(&l, "cache_failed", cache.failed);
+	log_uint(&l, "cache_evicted", cache.evicted);
+	log_end(&l);
 }
 
 /* Workers are asked often enough that one may be late by half of what the
@@ -611,14 +677,23 @@ server_beat(void *arg)
 	memcpy(sv->status, text, sizeof(text));
 }
 
-static void
-server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
+/* Connections that are there now. */
+static unsigned
+server_open(const struct server *sv)
 {
 	const struct worker_count *c;
 	unsigned n = 0;
 
 	LL_FOREACH(sv->counts, c)
 	n += atomic_load(&c->connections);
+	return n;
+}
+
+static void
+server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
+{
+	unsigned n = server_open(sv);
+
 	if (sv->draining)
 		snprintf(text, SERVER_STATUS_MAX, "draining: %u connections",
 		    n);
@@ -675,6 +750,8 @@ server_clear(struct server *sv)
 		event_free(sv->grace);
 	if (sv->beat != NULL)
 		event_free(sv->beat);
+	if (sv->stats != NULL)
+		event_free(sv->stats);
 	mailbox_free(&sv->mailbox);
 	pulse_free(&sv->pulse);
 	handed_clear(&sv->handed);

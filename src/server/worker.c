@@ -18,6 +18,7 @@
 #include <event2/listener.h>
 #include <utlist.h>
 
+#include "platform/clock.h"
 #include "platform/config.h"
 #include "platform/log.h"
 #include "service/mailbox.h"
@@ -27,6 +28,7 @@
 
 #define WORKER_BACKLOG 4096
 #define WORKER_PAUSE_MS 200 /* out of descriptors: no accept for so long */
+#define WORKER_FULL_MS 1000 /* one line for all that a full listener refuses */
 
 struct worker_listener {
 	struct worker_listener *next, *prev;
@@ -35,6 +37,7 @@ struct worker_listener {
 	struct addr addr;
 	size_t listener;
 	struct worker_count *count;
+	uint64_t full; /* when it was last said to be full; 0: never */
 	bool kept; /* during worker_take() */
 };
 
@@ -65,6 +68,8 @@ static bool worker_listen(struct worker *w, const struct worker_bind *bind);
 static void worker_unlisten(struct worker *w, struct worker_listener *l);
 static void worker_accept_cb(struct evconnlistener *ev, evutil_socket_t fd,
     struct sockaddr *peer, int len, void *arg);
+static void worker_full(struct worker_listener *l,
+    const struct config_listener *cfg);
 static void worker_error_cb(struct evconnlistener *ev, void *arg);
 static void worker_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void worker_gone(void *arg);
@@ -137,6 +142,12 @@ struct mailbox *
 worker_mailbox(struct worker *w)
 {
 	return w->mailbox;
+}
+
+uint64_t
+worker_counted(const struct worker *w, enum session_count what)
+{
+	return atomic_load_explicit(&w->env.count[what], memory_order_relaxed);
 }
 
 int
@@ -273,7 +284,9 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 	    .gone_arg = l->count,
 	};
 
+	session_env_count(&l->worker->env, COUNT_CONNECTIONS);
 	if (cfg->max_connections != 0 && n >= cfg->max_connections) {
+		worker_full(l, cfg);
 		a.refusal = "Too many connections; please try again later.";
 		if (n >= cfg->max_connections + cfg->max_connections / 8 + 16) {
 			close(fd);
@@ -282,6 +295,23 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 		}
 	}
 	session_accept(&l->worker->env, &a);
+}
+
+static void
+worker_full(struct worker_listener *l, const struct config_listener *cfg)
+{
+	uint64_t now = clock_ms();
+	struct log_line line;
+
+	session_env_count(&l->worker->env, COUNT_FULL);
+	if (l->full != 0 && now - l->full < WORKER_FULL_MS)
+		return;
+	l->full = now;
+	log_begin(&line, LOG_WARNING, "connections are refused");
+	log_cstr(&line, "listener", cfg->name);
+	log_cstr(&line, "reason", "max_connections");
+	log_uint(&line, "max_connections", cfg->max_connections);
+	log_end(&line);
 }
 
 static void

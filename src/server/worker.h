@@ -5,9 +5,11 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "platform/addr.h"
 #include "platform/err.h"
+#include "session/session.h"
 
 struct event_base;
 struct mailbox;
@@ -35,6 +37,9 @@ struct worker *worker_new(unsigned index, struct err *err);
 struct event_base *worker_base(struct worker *w);
 struct mailbox *worker_mailbox(struct worker *w);
 struct resolver *worker_resolver(struct worker *w);
+
+/* From any thread, at any time. */
+uint64_t worker_counted(const struct worker *w, enum session_count what);
 
 /* The thread starts with nothing to do. */
 int worker_start(struct worker *w, struct err *err) MUST_CHECK;

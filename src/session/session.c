@@ -132,6 +132,13 @@ session_env_clear(struct session_env *env)
 	env->scratch = NULL;
 }
 
+void
+session_env_count(struct session_env *env, enum session_count what)
+{
+	/* Nobody else writes it. */
+	atomic_fetch_add_explicit(&env->count[what], 1, memory_order_relaxed);
+}
+
 static struct session *
 session_new(struct session_env *env, size_t listener)
 {
@@ -217,6 +224,7 @@ session_count(struct session *s)
 	log_cstr(&l, "listener", s->listener->name);
 	log_cstr(&l, "reason", "max_connections_per_ip");
 	log_end(&l);
+	session_env_count(s->env, COUNT_PER_IP);
 	s->refusal = "Too many connections from your address; please try "
 		     "again later.";
 	if (s->clock_left > SESSION_REFUSAL_MS)
@@ -417,6 +425,10 @@ session_over(struct session *s, enum failure why, const char *reason,
 	    reason != NULL ? strlen(reason) : len);
 	session_credentials_clear(s);
 	backend_free(&s->backend);
+	session_env_count(s->env,
+	    session_failures[why].counts ? COUNT_FAILED : COUNT_DEFERRED);
+	if (why == FAIL_THROTTLED)
+		session_env_count(s->env, COUNT_THROTTLED);
 	if (session_failures[why].counts) {
 		if (spent < s->cfg->server.auth_failure_delay)
 			delay = s->cfg->server.auth_failure_delay - spent;
@@ -458,6 +470,7 @@ session_accepted(struct session *s, const char *line, size_t len)
 	};
 
 	session_credentials_clear(s);
+	session_env_count(s->env, COUNT_LOGINS);
 	s->phase = SESSION_RELAY;
 	spec.backend = backend_release(s->backend, &spec.backend_ssl);
 	spec.client = client_release(s->client, line, len, &spec.client_ssl);

@@ -1008,9 +1008,15 @@ class Open(Dialogue):
         """beyond it a connection is answered and closed, never left hanging
         (CONFIG)"""
         port = self.daemon.port_of("one")
+        mark = self.daemon.mark()
         first = self.client(port)
         second = self.client(port, greeting=False)
-        self.assertRegex(second.rest(), rb"\A-ERR [^\n]*\r\n\Z")
+        self.assertRegex(second.rest(),
+                         rb"\A-ERR \[SYS/TEMP\] [^\n]*\r\n\Z")
+        said = self.daemon.wait_record(
+            lambda r: r["message"] == "connections are refused", "full", mark)
+        self.assertEqual((said["listener"], said["reason"]),
+                         ("one", "max_connections"))
         first.play("C: QUIT\nS: +OK\nCLOSED")
         first.close()
 
@@ -1229,13 +1235,22 @@ class Limits(Dialogue):
             {"pop3": {"tls": "plain"}, "other": {"tls": "plain"}},
             {"main": b.destination()},
             over={"limits": {"max_connections_per_ip": 3,
-                             "exempt": ["127.0.0.9/32"]}})
+                             "exempt": ["127.0.0.9/32"]},
+                  "server": {"stats_interval": "50ms"}})
         held = [self.client(d.port_of(name), source="127.0.0.8")
                 for name in ("pop3", "other", "pop3")]
         for name in ("pop3", "other"):
             c = self.client(d.port_of(name), source="127.0.0.8",
                             greeting=False)
-            self.assertNotIn(b"+OK", c.rest())
+            self.assertRegex(c.rest(),
+                             rb"\A-ERR \[SYS/TEMP\] [^\n]*\r\n\Z")
+        refused = [r for r in d.records()
+                   if r["message"] == "connection refused"]
+        self.assertEqual([(r["client"], r["reason"], r["listener"])
+                          for r in refused],
+                         [("127.0.0.8", "max_connections_per_ip", name)
+                          for name in ("pop3", "other")])
+        d.wait_record(lambda r: r.get("refused_per_ip") == 2, "the count")
         self.assertReply(self.client(d, source="127.0.0.7").greeting, "+OK")
         for _ in range(5):
             self.client(d, source="127.0.0.9")
@@ -1253,7 +1268,8 @@ class Limits(Dialogue):
         d = self.mailferry(
             {"pop3": {"tls": "implicit"}}, {"main": b.destination()},
             over={"limits": {"auth_failures_per_ip": 2,
-                             "auth_failure_window": "1h"}})
+                             "auth_failure_window": "1h"},
+                  "server": {"stats_interval": "50ms"}})
         for word in ("wrong one", "wrong two"):
             c = self.client(d, tls="implicit", source="127.0.0.8")
             c.cmd(f"USER {ALICE}")
@@ -1263,6 +1279,13 @@ class Limits(Dialogue):
         c.cmd(f"USER {ALICE}")
         self.assertReply(c.cmd("PASS secret"), "-ERR [AUTH]")
         self.assertEqual(b.connections, [])
+        failed = [(r["client"], r["user"], r["failure"])
+                  for r in d.records() if r["message"] == "login failed"]
+        self.assertEqual(failed, [("127.0.0.8", ALICE, why) for why in
+                                  ("rejected", "rejected", "throttled")])
+        d.wait_record(lambda r: (r.get("logins_failed"),
+                                 r.get("logins_throttled")) == (3, 1),
+                      "the counts")
         # Nobody else suffers.
         self.login(d, tls="implicit", source="127.0.0.7")
 
