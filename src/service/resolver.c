@@ -46,8 +46,8 @@ struct resolver_name {
 	bool failing; /* the last addresses have to do */
 	struct addr addr[RESOLVER_ADDRS_MAX];
 	size_t n;
-	uint64_t when; /* the answer came */
-	uint64_t failed; /* there was none */
+	int64_t when; /* the answer came; clock_ms(), or before it began */
+	int64_t failed; /* there was none */
 	char name[];
 };
 
@@ -175,7 +175,7 @@ resolver_lookup(struct resolver *r, const char *name, resolver_done *done,
 static bool
 resolver_knows(struct resolver_name *n)
 {
-	uint64_t now = clock_ms();
+	int64_t now = (int64_t)clock_ms();
 
 	if (n->n == 0)
 		return false;
@@ -212,7 +212,7 @@ resolver_ask(struct resolver_name *n)
 	struct evdns_getaddrinfo_request *request;
 
 	n->asking = true;
-	if (n->n > 0 && clock_ms() - n->when < RESOLVER_STALE_MS)
+	if (n->n > 0 && (int64_t)clock_ms() - n->when < RESOLVER_STALE_MS)
 		evtimer_add(n->patience, &patience);
 	request = evdns_getaddrinfo(n->resolver->dns, n->name, NULL, &hints,
 	    resolver_answer_cb, n);
@@ -233,6 +233,7 @@ static void
 resolver_answer_cb(int result, struct evutil_addrinfo *res, void *arg)
 {
 	struct resolver_name *n = arg;
+	int64_t now = (int64_t)clock_ms();
 	struct log_line l;
 
 	n->asking = false;
@@ -243,8 +244,8 @@ resolver_answer_cb(int result, struct evutil_addrinfo *res, void *arg)
 	if (res != NULL)
 		resolver_take(n, res);
 	else
-		n->failed = clock_ms();
-	if (n->n > 0 && clock_ms() - n->when >= RESOLVER_STALE_MS)
+		n->failed = now;
+	if (n->n > 0 && now - n->when >= RESOLVER_STALE_MS)
 		n->n = 0;
 	n->failing = res == NULL && n->n > 0;
 	if (res != NULL)
@@ -272,7 +273,7 @@ resolver_take(struct resolver_name *n, const struct evutil_addrinfo *res)
 			got++;
 	}
 	n->n = got;
-	n->when = clock_ms();
+	n->when = (int64_t)clock_ms();
 }
 
 /* A callback may ask for the same name again, or cancel another query. */
@@ -295,7 +296,7 @@ void
 resolver_age(struct resolver *r, uint64_t ms)
 {
 	for (struct resolver_name *n = r->all; n != NULL; n = n->next) {
-		n->when = n->when > ms ? n->when - ms : 0;
-		n->failed = n->failed > ms ? n->failed - ms : 0;
+		n->when -= (int64_t)ms;
+		n->failed -= (int64_t)ms;
 	}
 }
