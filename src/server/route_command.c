@@ -169,6 +169,7 @@ route_print_store(const struct route_run *run,
 	const struct config *cfg = run->rt->cfg;
 	const struct store_kind *kind = store_kind_find(&cfg->mapping);
 	const char *domain = identifier_domain(run->key);
+	bool both = domain != NULL && domain != run->key;
 	char shown[LOG_FIELD_MAX * 4 + 8];
 
 	printf("store         %s: ", kind->name);
@@ -187,10 +188,10 @@ route_print_store(const struct route_run *run,
 		printf("failed; the default serves "
 		       "(mapping.on_store_error)\n");
 	else
-		printf("does not know it%s%s\n", domain != NULL ? ", nor " : "",
-		    domain != NULL ? log_escape(domain, strlen(domain), shown,
-					 sizeof(shown))
-				   : "");
+		printf("does not know it%s%s\n", both ? ", nor " : "",
+		    both ? log_escape(domain, strlen(domain), shown,
+			       sizeof(shown))
+			 : "");
 }
 
 static void

@@ -280,7 +280,8 @@ route_answered(struct route_lookup *l)
 	case STORE_UNKNOWN:
 		break;
 	}
-	if (l->step != l->key || domain == NULL) {
+	/* "@domain" alone may be what was asked for. */
+	if (domain == NULL || l->step == domain) {
 		route_finish(l, ROUTE_DEFAULT);
 		return true;
 	}

@@ -71,6 +71,11 @@ class Asking(RouteCase):
                 "looked up as": "bob@example.org",
                 "store": "file: does not know it, nor @example.org",
                 "destination": "legacy (the default)", "endpoint": old}),
+            ("@nowhere.example", {
+                "identifier": "@nowhere.example",
+                "looked up as": "@nowhere.example",
+                "store": "file: does not know it",
+                "destination": "legacy (the default)", "endpoint": old}),
             ("%admin", {
                 "identifier": "%admin", "master user": "%admin",
                 "looked up as": "nobody", "store": "file: not asked",

@@ -164,6 +164,8 @@ class Identifiers(Routing):
                            ("a@b@moved.example", "+OK new"),
                            ("stayed@moved.example", "+OK legacy"),
                            ("a@sub.moved.example", "+OK legacy"),
+                           ("@moved.example", "+OK new"),
+                           ("@example.org", "+OK legacy"),
                            ("moved.example", "+OK legacy")):
             for way, reply in self.every_way(user).items():
                 with self.subTest(user=user, way=way):

@@ -31,6 +31,8 @@ class Answers(WebCase):
         self.assertRoute(d, "anybody@moved.example", "new")
         self.assertRoute(d, "stayed@moved.example", "legacy")
         self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "@nowhere.example", "legacy")
+        self.assertRoute(d, "@moved.example", "new")
         self.assertEqual(w.asked[0], "/route?user=alice%40example.com")
 
     def test_url_encoding(self):

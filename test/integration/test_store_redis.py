@@ -38,6 +38,8 @@ class Answers(RedisCase):
         self.assertRoute(d, "anybody@moved.example", "new")
         self.assertRoute(d, "stayed@moved.example", "legacy")
         self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "@nowhere.example", "legacy")
+        self.assertRoute(d, "@moved.example", "new")
 
     def test_key_is_every_octet(self):
         """Same bytes in, same key out: no pattern, no quoting, no prefix of

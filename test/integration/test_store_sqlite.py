@@ -42,6 +42,8 @@ class Sqlite(StoreCase):
         self.assertRoute(d, "anybody@moved.example", "new")
         self.assertRoute(d, "stayed@moved.example", "legacy")
         self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "@nowhere.example", "legacy")
+        self.assertRoute(d, "@moved.example", "new")
         self.assertRoute(d, "nothing", "legacy")
 
     def test_only_bound_parameters(self):

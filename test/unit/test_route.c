@@ -87,6 +87,9 @@ START_TEST(identifier_then_domain_then_default)
 	    {"carol@example.org", "legacy", ROUTE_DEFAULT},
 	    {"bare", "new", ROUTE_FOUND},
 	    {"nobody", "legacy", ROUTE_DEFAULT},
+	    {"@example.com", "other", ROUTE_FOUND},
+	    {"@example.org", "legacy", ROUTE_DEFAULT},
+	    {"@", "legacy", ROUTE_DEFAULT},
 	    {"", "legacy", ROUTE_DEFAULT},
 	};
 	struct store_table *table = load("# a comment\n\n"

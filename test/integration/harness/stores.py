@@ -111,6 +111,8 @@ class SqlAnswers:
         self.assertRoute(d, "anybody@moved.example", "new")
         self.assertRoute(d, "stayed@moved.example", "legacy")
         self.assertRoute(d, "bob@example.com", "legacy")
+        self.assertRoute(d, "@nowhere.example", "legacy")
+        self.assertRoute(d, "@moved.example", "new")
         self.assertRoute(d, "nothing", "legacy")
 
     def test_undeclared_destination(self):
