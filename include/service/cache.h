@@ -71,6 +71,11 @@ void cache_fill(struct cache *cache, const char *key, uint64_t now,
  * not be woken. False: it has been, or is just being woken: keep it. */
 bool cache_cancel(struct cache *cache, const char *key, struct cache_waiter *w);
 
+/* What there is, fresh or stale, for one who cannot wait for the store. False:
+ * nothing. */
+bool cache_peek(struct cache *cache, const char *key, uint64_t now,
+    struct cache_answer *answer_out) MUST_CHECK;
+
 /* Forgets one key, or all when key is NULL. A fetch under way is not stopped,
  * but its answer is given to its waiters only and not kept. */
 void cache_forget(struct cache *cache, const char *key);

@@ -58,7 +58,7 @@ route_command(const struct route_command *cmd)
 	slice = run.rt->slice[0];
 	runtime_slice_unref(&slice);
 	runtime_unref(&run.rt);
-	worker_stop(&run.worker);
+	worker_free(&run.worker);
 	return run.status;
 }
 
@@ -87,7 +87,7 @@ route_open(struct route_run *run)
 	config_problems_clear(&problems);
 	if (run->rt != NULL)
 		return EXIT_SUCCESS;
-	worker_stop(&run->worker);
+	worker_free(&run->worker);
 	return EX_CONFIG;
 }
 

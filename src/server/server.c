@@ -478,8 +478,8 @@ server_signals(struct server *sv)
 	sv->tick = event_new(sv->base, -1, EV_PERSIST, server_tick_cb, sv);
 	sv->grace = evtimer_new(sv->base, server_grace_cb, sv);
 	sv->stats = event_new(sv->base, -1, EV_PERSIST, server_stats_cb, sv);
-	return sv->stats != NULL && sv->tick != NULL && event_add(sv->tick, &tick) == 0 &&
-	    sv->grace != NULL;
+	return sv->stats != NULL && sv->tick != NULL &&
+	    event_add(sv->tick, &tick) == 0 && sv->grace != NULL;
 }
 
 static void
@@ -739,7 +739,9 @@ server_clear(struct server *sv)
 
 	pulse_stop(sv->pulse);
 	for (size_t i = 0; i < sv->n_workers; i++)
-		worker_stop(&sv->worker[i]);
+		worker_stop(sv->worker[i]);
+	for (size_t i = 0; i < sv->n_workers; i++)
+		worker_free(&sv->worker[i]);
 	runtime_unref(&sv->rt);
 	for (size_t i = 0; i < ARRAY_LEN(sv->signals); i++)
 		if (sv->signals[i] != NULL)

@@ -104,8 +104,7 @@ fail:
 	err_set(err, "cannot set up a worker: out of memory or descriptors");
 	if (ec != NULL)
 		event_config_free(ec);
-	if (w != NULL)
-		worker_stop(&w);
+	worker_free(&w);
 	return NULL;
 }
 
@@ -370,7 +369,19 @@ worker_drain_now(void *arg)
 }
 
 void
-worker_stop(struct worker **wp)
+worker_stop(struct worker *w)
+{
+	if (!w->started)
+		return;
+	w->stop.fn = worker_stop_now;
+	w->stop.arg = w;
+	mailbox_post(w->mailbox, &w->stop);
+	pthread_join(w->thread, NULL);
+	w->started = false;
+}
+
+void
+worker_free(struct worker **wp)
 {
 	struct worker *w = *wp;
 	struct worker_listener *l, *tmp;
@@ -378,13 +389,6 @@ worker_stop(struct worker **wp)
 	if (w == NULL)
 		return;
 	*wp = NULL;
-	if (w->started) {
-		w->stop.fn = worker_stop_now;
-		w->stop.arg = w;
-		mailbox_post(w->mailbox, &w->stop);
-		pthread_join(w->thread, NULL);
-	}
-	/* The thread is gone: its things are ours. */
 	w->env.empty = NULL;
 	mailbox_free(&w->mailbox);
 	DL_FOREACH_SAFE (w->listeners, l, tmp)

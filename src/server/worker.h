@@ -54,7 +54,11 @@ bool worker_publish(struct worker *w, struct runtime_slice *slice,
  * session is gone. */
 void worker_drain(struct worker *w, void (*empty)(void *arg), void *arg);
 
-/* Ends every session and the thread, waits for it, frees all. */
-void worker_stop(struct worker **w);
+/* Ends the thread and waits for it. Its things are the caller's from then on;
+ * other workers may still put something into its mailbox. */
+void worker_stop(struct worker *w);
+
+/* When all threads are stopped: ends its sessions and frees all. */
+void worker_free(struct worker **w);
 
 #endif

@@ -337,6 +337,25 @@ cache_cancel(struct cache *c, const char *key, struct cache_waiter *w)
 	return e != NULL;
 }
 
+bool
+cache_peek(struct cache *c, const char *key, uint64_t now,
+    struct cache_answer *answer_out)
+{
+	struct cache_shard *sh = cache_shard(c, key);
+	struct cache_entry *e;
+	bool there;
+
+	pthread_mutex_lock(&sh->lock);
+	e = cache_find(sh, key);
+	there = e != NULL &&
+	    (cache_fresh(c, e, now, answer_out) ||
+		cache_stale(c, e, now, answer_out));
+	if (there && answer_out->stale)
+		sh->count.stale++;
+	pthread_mutex_unlock(&sh->lock);
+	return there;
+}
+
 static void
 cache_forget_entry(struct cache_entry *e)
 {

@@ -45,6 +45,7 @@ static bool pg_link_push(struct pg_link *l);
 static void pg_link_event_cb(evutil_socket_t fd, short what, void *arg);
 static void pg_link_poll(struct pg_link *l);
 static void pg_link_read(struct pg_link *l);
+static bool pg_is_copy(const PGresult *res);
 static void pg_link_fail(struct pg_link *l, const char *reason);
 static void pg_link_notice(void *arg, const char *text);
 
@@ -344,6 +345,11 @@ pg_link_read(struct pg_link *l)
 		if (PQisBusy(l->pg))
 			return;
 		res = PQgetResult(l->pg);
+		if (res != NULL && pg_is_copy(res)) {
+			PQclear(res);
+			pg_link_fail(l, "a COPY is no lookup");
+			return;
+		}
 		if (res != NULL) {
 			l->events->result(l->arg, res);
 			continue;
@@ -355,6 +361,16 @@ pg_link_read(struct pg_link *l)
 			l->events->result(l->arg, NULL);
 		return;
 	}
+}
+
+/* Until its data is read or sent, libpq says so again and again. */
+static bool
+pg_is_copy(const PGresult *res)
+{
+	ExecStatusType status = PQresultStatus(res);
+
+	return status == PGRES_COPY_IN || status == PGRES_COPY_OUT ||
+	    status == PGRES_COPY_BOTH;
 }
 
 const char *

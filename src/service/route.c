@@ -41,13 +41,16 @@ struct route_fetch {
 };
 
 struct route_lookup {
-	struct router *router;
+	struct router *router; /* gone, maybe, once this is cancelled */
+	struct mailbox *mailbox;
 	route_done *done;
 	void *arg;
 	const char *step; /* the key being asked: key, or its domain */
+	struct event *timeout; /* NULL: has not had to wait */
 	struct cache_waiter waiter;
 	struct cache_answer answer;
 	struct mailbox_item woken;
+	bool late; /* its time is over: nothing more is waited for */
 	bool cancelled; /* waits only to be woken and freed */
 	char key[];
 };
@@ -70,6 +73,10 @@ static void route_local_done(void *arg, enum store_result result,
 static int route_destination(struct router *r, const char *key,
     const char *name);
 static bool route_step(struct route_lookup *l);
+static bool route_wait(struct route_lookup *l);
+static void route_timeout_cb(evutil_socket_t fd, short what, void *arg);
+static bool route_late(struct route_lookup *l);
+static void route_lookup_free(struct route_lookup *l);
 static bool route_answered(struct route_lookup *l);
 static void route_finish(struct route_lookup *l, enum route_status status);
 static void route_wake(struct cache_waiter *w,
@@ -190,6 +197,7 @@ route_lookup(struct router *r, const char *key, route_done *done, void *arg)
 	}
 	strcpy(l->key, key);
 	l->router = r;
+	l->mailbox = r->spec.mailbox;
 	l->done = done;
 	l->arg = arg;
 	l->step = l->key;
@@ -211,10 +219,22 @@ route_lookup_cancel(struct route_lookup **lp)
 	if (l == NULL)
 		return;
 	*lp = NULL;
-	if (cache_cancel(l->router->spec.cache, l->step, &l->waiter))
-		free(l);
-	else
-		l->cancelled = true;
+	if (cache_cancel(l->router->spec.cache, l->step, &l->waiter)) {
+		route_lookup_free(l);
+		return;
+	}
+	/* Being woken: from here on it has its mailbox only. */
+	l->cancelled = true;
+	if (l->timeout != NULL)
+		evtimer_del(l->timeout);
+}
+
+static void
+route_lookup_free(struct route_lookup *l)
+{
+	if (l->timeout != NULL)
+		event_free(l->timeout);
+	free(l);
 }
 
 /* Asks for l->step. True: the lookup is over, l is gone. */
@@ -233,20 +253,64 @@ route_step(struct route_lookup *l)
 		r->kind->call(r->store, &rq);
 		return route_answered(l);
 	}
+	if (l->late)
+		return route_late(l);
 	switch (cache_lookup(r->spec.cache, l->step, clock_ms(), &l->waiter,
 	    &l->answer)) {
 	case CACHE_HIT:
 		return route_answered(l);
 	case CACHE_FETCH:
 		route_fetch_start(r, l->step);
-		return false;
+		if (route_wait(l))
+			return false;
+		break;
 	case CACHE_WAIT:
-		return false;
+		if (route_wait(l))
+			return false;
+		break;
 	case CACHE_NO_MEMORY:
 		break;
 	}
+	l->answer.result = STORE_FAILED;
 	route_finish(l, ROUTE_FAILED);
 	return true;
+}
+
+/* A lookup's time is over when it is, however many keys it asks for and
+ * whoever asks the store for them. False: no memory, and it does not wait. */
+static bool
+route_wait(struct route_lookup *l)
+{
+	const struct router *r = l->router;
+	struct timeval tv = clock_timeval(r->spec.cfg->mapping.lookup_timeout);
+
+	if (l->timeout != NULL)
+		return true;
+	l->timeout = evtimer_new(r->spec.base, route_timeout_cb, l);
+	if (l->timeout != NULL && evtimer_add(l->timeout, &tv) == 0)
+		return true;
+	/* Woken already, perhaps: the mailbox has it then. */
+	return !cache_cancel(r->spec.cache, l->step, &l->waiter);
+}
+
+static void
+route_timeout_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct route_lookup *l = arg;
+
+	if (!cache_cancel(l->router->spec.cache, l->step, &l->waiter))
+		return;
+	l->late = true;
+	route_late(l);
+}
+
+/* With what the cache has. True, as of route_answered(). */
+static bool
+route_late(struct route_lookup *l)
+{
+	if (!cache_peek(l->router->spec.cache, l->step, clock_ms(), &l->answer))
+		l->answer.result = STORE_FAILED;
+	return route_answered(l);
 }
 
 static void
@@ -301,7 +365,7 @@ route_finish(struct route_lookup *l, enum route_status status)
 	else if (status == ROUTE_DEFAULT)
 		answer.destination = l->router->default_destination;
 	l->done(l->arg, &answer);
-	free(l);
+	route_lookup_free(l);
 }
 
 /* On whatever thread fetched: over to our own. */
@@ -312,7 +376,7 @@ route_wake(struct cache_waiter *w, const struct cache_answer *answer)
 	    offsetof(struct route_lookup, waiter));
 
 	l->answer = *answer;
-	mailbox_post(l->router->spec.mailbox, &l->woken);
+	mailbox_post(l->mailbox, &l->woken);
 }
 
 static void
@@ -321,7 +385,7 @@ route_woken(void *arg)
 	struct route_lookup *l = arg;
 
 	if (l->cancelled)
-		free(l);
+		route_lookup_free(l);
 	else
 		route_answered(l);
 }

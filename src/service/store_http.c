@@ -297,6 +297,9 @@ http_call_setup(struct http_call *call)
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, http_body_cb);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	/* A request that is given up does not wait for the thread that still
+	 * resolves its name. */
+	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,

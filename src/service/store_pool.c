@@ -13,7 +13,10 @@
 #include <utlist.h>
 
 #include "platform/clock.h"
+#include "platform/log.h"
 #include "store_health.h"
+
+#define POOL_CROWDED_MS 5000 /* the server's limit may be raised, or reached */
 
 struct store_pool {
 	const struct store_conn_kind *kind;
@@ -25,6 +28,7 @@ struct store_pool {
 	struct store_call *waiting;
 	uint64_t answered; /* when anything was, last */
 	struct store_health health; /* paused: no connection is opened */
+	uint64_t crowded; /* until then there is no use in one more */
 	bool feeding;
 	struct store_call *calling; /* being handed in; NULL once it is done */
 };
@@ -33,6 +37,7 @@ static void pool_feed(struct store_pool *pool);
 static struct store_conn *pool_idle(struct store_pool *pool);
 static bool pool_opening(const struct store_pool *pool);
 static void pool_open(struct store_pool *pool);
+static void pool_no_more(struct store_pool *pool, const char *reason);
 static void pool_fail_waiting(struct store_pool *pool);
 static void pool_close(struct store_conn *c);
 static void pool_close_idle(struct store_pool *pool);
@@ -195,12 +200,12 @@ pool_open(struct store_pool *pool)
 	struct store_conn *c;
 	struct err err = {"out of memory"};
 
-	if (pool->n_conns >= pool->max ||
+	if (pool->n_conns >= pool->max || clock_ms() < pool->crowded ||
 	    store_health_is_paused(&pool->health) || pool_opening(pool))
 		return;
 	c = calloc(1, pool->kind->size);
 	if (c == NULL) {
-		store_health_failed(&pool->health, err.text);
+		pool_no_more(pool, err.text);
 		return;
 	}
 	c->pool = pool;
@@ -210,8 +215,31 @@ pool_open(struct store_pool *pool)
 	if (c->deadline == NULL || evtimer_add(c->deadline, &tv) == -1 ||
 	    !pool->kind->open(c, &err)) {
 		pool_close(c);
-		store_health_failed(&pool->health, err.text);
+		pool_no_more(pool, err.text);
 	}
+}
+
+/* A connection could not be had. While others work that is the server's limit
+ * and no failure of the store: the requests wait for those. */
+static void
+pool_no_more(struct store_pool *pool, const char *reason)
+{
+	const struct store_conn *c;
+	struct log_line l;
+
+	DL_FOREACH (pool->conns, c)
+		if (c->proven)
+			break;
+	if (c == NULL) {
+		store_health_failed(&pool->health, reason);
+		return;
+	}
+	pool->crowded = clock_ms() + POOL_CROWDED_MS;
+	log_begin(&l, LOG_WARNING, "the store takes no more connections");
+	log_cstr(&l, "store", pool->kind->name);
+	log_uint(&l, "connections", pool->n_conns);
+	log_cstr(&l, "reason", reason);
+	log_end(&l);
 }
 
 static void
@@ -250,7 +278,7 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	struct store_pool *pool = c->pool;
 	struct store_call *call = c->call;
 	bool retry = call != NULL && !call->again;
-	bool proven = c->proven, idle = c->ready && call == NULL;
+	bool proven = c->proven, ready = c->ready;
 	char why[256];
 
 	/* It may be the connection's own. */
@@ -259,7 +287,9 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	pool_close(c);
 	if (proven)
 		pool_close_idle(pool);
-	if (!proven && !retry && !idle)
+	if (!ready)
+		pool_no_more(pool, why);
+	else if (!proven && call != NULL && !retry)
 		store_health_failed(&pool->health, why);
 	if (retry) {
 		call->again = true;

@@ -3,8 +3,9 @@
  * It answers during the call: a look into the page cache, or at worst a few
  * pages from disk. A handle for reading per worker, opened when it is first
  * needed and again when the file has been replaced by another; it never waits
- * for somebody's lock, but says that the store is busy. Writing has a handle
- * of its own. */
+ * for somebody's lock, but says that the store is busy. A query that goes
+ * through the whole table for want of an index is given up: all the worker's
+ * sessions wait for it. Writing has a handle of its own. */
 
 #include <sqlite3.h>
 #include <stdio.h>
@@ -12,8 +13,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "platform/clock.h"
 #include "service/store.h"
 
+#define SQLITE_PATIENCE_MS 100 /* for one lookup */
+#define SQLITE_OPCODES 4000 /* between two looks at the clock; 0.1 ms or so */
 #define SQLITE_SCHEME "sqlite://"
 
 /* One handle and its statement. */
@@ -26,6 +30,7 @@ struct store {
 	const struct config_mapping *m;
 	char *path;
 	struct sqlite_handle read;
+	uint64_t until; /* when a lookup is given up */
 	dev_t dev; /* of the file that is open for reading */
 	ino_t ino;
 };
@@ -40,6 +45,7 @@ static void store_sqlite_cancel(struct store_call *call);
 static char *sqlite_path(const struct config *cfg);
 static void sqlite_get(struct store *st, const struct store_request *rq);
 static void sqlite_write(struct store *st, const struct store_request *rq);
+static int sqlite_late(void *arg);
 static int sqlite_current(struct store *st, struct err *err);
 static int sqlite_prepare(struct sqlite_handle *h, const char *path, int flags,
     const char *query, struct err *err);
@@ -156,6 +162,7 @@ sqlite_get(struct store *st, const struct store_request *rq)
 	}
 	stmt = st->read.stmt;
 	sqlite3_bind_text(stmt, 1, rq->key, -1, SQLITE_STATIC);
+	st->until = clock_ms() + SQLITE_PATIENCE_MS;
 	rc = sqlite3_step(stmt);
 	text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0)
 				: NULL;
@@ -163,12 +170,24 @@ sqlite_get(struct store *st, const struct store_request *rq)
 		rq->done(rq->arg, STORE_FOUND, text);
 	else if (rc == SQLITE_ROW || rc == SQLITE_DONE)
 		rq->done(rq->arg, STORE_UNKNOWN, NULL);
+	else if (rc == SQLITE_INTERRUPT)
+		store_fail(rq, "the query takes too long: is there an index?");
 	else
 		store_fail(rq, sqlite3_errmsg(st->read.db));
 	sqlite3_reset(stmt);
 	sqlite3_clear_bindings(stmt);
-	if (rc != SQLITE_ROW && rc != SQLITE_DONE && rc != SQLITE_BUSY)
+	if (rc != SQLITE_ROW && rc != SQLITE_DONE && rc != SQLITE_BUSY &&
+	    rc != SQLITE_INTERRUPT)
 		sqlite_clear(&st->read);
+}
+
+/* SQLite asks now and then whether it may go on: 0. */
+static int
+sqlite_late(void *arg)
+{
+	const struct store *st = arg;
+
+	return clock_ms() >= st->until;
 }
 
 /* The handle for what the path leads to now. */
@@ -187,10 +206,11 @@ sqlite_current(struct store *st, struct err *err)
 	sqlite_clear(&st->read);
 	st->dev = sb.st_dev;
 	st->ino = sb.st_ino;
-	return sqlite_prepare(&st->read, st->path, SQLITE_OPEN_READONLY,
-		   st->m->sql_query, err) == SQLITE_OK
-	    ? 0
-	    : -1;
+	if (sqlite_prepare(&st->read, st->path, SQLITE_OPEN_READONLY,
+		st->m->sql_query, err) != SQLITE_OK)
+		return -1;
+	sqlite3_progress_handler(st->read.db, SQLITE_OPCODES, sqlite_late, st);
+	return 0;
 }
 
 /* The operator's statement, with the identifier first and the destination

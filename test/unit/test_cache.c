@@ -159,6 +159,29 @@ START_TEST(a_stale_answer_serves_for_a_second_unasked)
 }
 END_TEST
 
+START_TEST(who_cannot_wait_gets_what_there_is)
+{
+	struct cache_answer got = {0};
+	struct asker a;
+
+	ck_assert(!cache_peek(cache, "alice", 0, &got));
+	learn("alice", 0, STORE_FOUND, 3);
+	ck_assert(cache_peek(cache, "alice", TTL - 1, &got));
+	ck_assert(!got.stale);
+	ck_assert_int_eq(got.destination, 3);
+	/* Also while somebody else waits for a better one. */
+	ck_assert_int_eq(ask(&a, "alice", TTL), CACHE_FETCH);
+	ck_assert(cache_peek(cache, "alice", TTL, &got));
+	ck_assert(got.stale);
+	ck_assert_int_eq(got.destination, 3);
+	ck_assert(!cache_peek(cache, "alice", TTL + STALE_TTL, &got));
+	cache_fill(cache, "alice", TTL, STORE_FOUND, 4);
+	ck_assert_int_eq(a.woken, 1);
+	ck_assert(cache_peek(cache, "alice", TTL, &got));
+	ck_assert_int_eq(got.destination, 4);
+}
+END_TEST
+
 START_TEST(expired_answers_serve_stale_only)
 {
 	struct asker a, b;
@@ -327,6 +350,7 @@ main(void)
 	tcase_add_test(tc, a_failing_store_gets_a_stale_answer_and_not_forever);
 	tcase_add_test(tc, a_failure_is_remembered_for_a_second);
 	tcase_add_test(tc, a_stale_answer_serves_for_a_second_unasked);
+	tcase_add_test(tc, who_cannot_wait_gets_what_there_is);
 	tcase_add_test(tc, expired_answers_serve_stale_only);
 	tcase_add_test(tc, failures_do_not_fill_the_table);
 	tcase_add_test(tc, the_whole_key_counts);
