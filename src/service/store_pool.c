@@ -200,7 +200,8 @@ pool_open(struct store_pool *pool)
 	struct store_conn *c;
 	struct err err = {"out of memory"};
 
-	if (pool->n_conns >= pool->max || clock_ms() < pool->crowded ||
+	if (pool->n_conns >= pool->max ||
+	    (pool->n_conns > 0 && clock_ms() < pool->crowded) ||
 	    store_health_is_paused(&pool->health) || pool_opening(pool))
 		return;
 	c = calloc(1, pool->kind->size);
@@ -228,7 +229,7 @@ pool_no_more(struct store_pool *pool, const char *reason)
 	struct log_line l;
 
 	DL_FOREACH (pool->conns, c)
-		if (c->proven)
+		if (c->ready)
 			break;
 	if (c == NULL) {
 		store_health_failed(&pool->health, reason);

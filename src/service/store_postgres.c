@@ -178,9 +178,9 @@ static void
 pg_conn_send(struct pg_conn *p, enum pg_step step, int sent)
 {
 	p->step = step;
-	p->result = STORE_UNKNOWN;
+	p->result = STORE_FAILED;
 	p->fatal = false;
-	p->text[0] = '\0';
+	snprintf(p->text, sizeof(p->text), "it has no result");
 	if (!pg_link_flush(p->link, sent))
 		store_conn_lost(&p->c, pg_link_reason(p->link));
 }
@@ -239,13 +239,16 @@ pg_conn_take(struct pg_conn *p, PGresult *res)
 	ExecStatusType status = PQresultStatus(res);
 
 	if (status == PGRES_TUPLES_OK) {
+		p->result = STORE_UNKNOWN;
 		if (PQntuples(res) == 0 || PQnfields(res) == 0 ||
 		    PQgetisnull(res, 0, 0))
 			return;
 		p->result = STORE_FOUND;
 		snprintf(p->text, sizeof(p->text), "%s", PQgetvalue(res, 0, 0));
-	} else if (status != PGRES_COMMAND_OK && status != PGRES_EMPTY_QUERY) {
+	} else if (status != PGRES_COMMAND_OK) {
 		pg_conn_refused(p, res);
+	} else if (p->step != PG_ASK || p->c.call->verb != STORE_GET) {
+		p->result = STORE_FOUND;
 	}
 }
 
@@ -259,8 +262,10 @@ pg_conn_refused(struct pg_conn *p, const PGresult *res)
 		state = "";
 	/* character_not_in_repertoire: nothing in the table is called so. */
 	if (p->c.call != NULL && p->c.call->verb == STORE_GET &&
-	    strcmp(state, "22021") == 0)
+	    strcmp(state, "22021") == 0) {
+		p->result = STORE_UNKNOWN;
 		return;
+	}
 	/* operator_intervention (not a statement that was cancelled: 57014),
 	 * connection_exception; and a statement that is gone, or does not fit
 	 * the table any more, will be right on another connection. */

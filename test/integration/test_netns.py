@@ -423,6 +423,50 @@ class NameServer(Networked):
         d.stop()
 
 
+class SlowNames(Networked):
+    """Stores whose host's name nobody answers for."""
+
+    STORES = {
+        "http": {"source": "http",
+                 "http": {"url": "http://store.example/?user=%u"}},
+        "postgres": {"source": "sql", "sql": {
+            "url": "postgres://u@store.example/d",
+            "query": "SELECT d FROM r WHERE i = $1"}},
+        "mysql": {"source": "sql", "sql": {
+            "url": "mysql://u:p@store.example/d",
+            "query": "SELECT d FROM r WHERE i = ?"}},
+        "redis": {"source": "redis",
+                  "redis": {"url": "redis://store.example"}},
+    }
+
+    def test_nobody_waits_but_who_asked(self):
+        """lookup_timeout (CONFIG): `-ERR [SYS/TEMP]` then; a name server
+        that is silent for longer stops nobody else on that worker"""
+        self.dns.names["store.example"] = [NOBODY_FOUR]
+        self.dns.mute = True
+        self.addCleanup(setattr, self.dns, "mute", False)
+        for store, mapping in self.STORES.items():
+            with self.subTest(store=store):
+                d = self.mailferry(
+                    {"pop3": {"tls": "plain"}}, {"x": self.to(FOUR)},
+                    start=False, over={
+                        "server": {"threads": 1},
+                        "capabilities": {"pop3": {
+                            "allow_plain_auth_without_tls": True}},
+                        "mapping": {"file": None, "lookup_timeout": "500ms",
+                                    **mapping}})
+                d.via = self.net.via(self.dns.resolv_conf)
+                with self.net.near:
+                    d.start()
+                other = self.connect(d)
+                reply, took, _ = self.log_in(d, "alice")
+                self.assertTempFail(reply)
+                start = time.monotonic()
+                self.assertReply(other.cmd("NOOP"), "+OK")
+                self.assertLess(took + time.monotonic() - start, .5 + SOON)
+                d.stop()
+
+
 class Cable(Networked):
     """The network goes away under sessions that are being relayed."""
 

@@ -190,6 +190,48 @@ class Faults(WebCase):
         # One slow answer among good ones stops nobody.
         self.assertRoute(d, "other", "new")
 
+    def test_slow_for_both_keys(self):
+        """inside lookup_timeout: the identifier's and the domain's lookup
+        together"""
+        def answer(_h, _user):
+            time.sleep(.6)
+            return 404, "no"
+        d = self.serve(self.web(answer=answer), lookup_timeout="1s")
+        self.assertNoRoute(d, "alice@example.com", within=3)
+        # Each alone is in time.
+        self.assertRoute(d, "bob", "legacy")
+
+    def test_hangs_for_everybody(self):
+        """slow: ... `[SYS/TEMP]` inside `lookup_timeout`, or the old answer;
+        and the others are told at once then"""
+        stop = threading.Event()
+        self.addCleanup(stop.set)
+        hangs = threading.Event()
+
+        def answer(_h, _user):
+            if hangs.is_set():
+                stop.wait(10)
+            return 200, "new"
+        w = self.web(answer=answer)
+        d = self.serve(w, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        hangs.set()
+        time.sleep(.1)  # her answer gets old
+        replies = self.together(d, ["alice"] + [f"user{i}" for i in range(8)])
+        self.assertEqual(replies.count("+OK new"), 1)
+        for reply in replies:
+            if reply != "+OK new":
+                self.assertTempFail(reply)
+        hangs.clear()
+        stop.set()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+    def test_undeclared_destination(self):
+        """A destination that is not declared: logged, default used"""
+        d = self.serve(self.web({"alice": "nowhere"}))
+        self.assertRoute(d, "alice", "legacy")
+        d.wait_log("nowhere")
+
     def test_garbage(self):
         """answering garbage, dying in the middle of an answer"""
         def flood(s):

@@ -210,6 +210,24 @@ class Faults(SqlFaults, MysqlCase):
         t.join()
         self.assertEqual(replies, ["+OK new"])
 
+    def test_limit_of_connections(self):
+        """pool_size: ... a server that lets in fewer of us is no failing
+        store: logins wait for the connections that there are"""
+        p = self.server({f"user{i}": "new" for i in range(40)})
+        p.sql("CREATE USER few IDENTIFIED BY 'x' WITH MAX_USER_CONNECTIONS "
+              "1; GRANT SELECT ON mail.* TO few")
+        slow = QUERY + " AND SLEEP(0.02) = 0"
+        d = self.serve(p, {"url": p.url(user="few:x"), "query": slow},
+                       start=False, lookup_timeout="5s")
+        d.change({"server": {"threads": 1}})
+        d.start()
+        self.assertEqual(self.together(d, [f"user{i}" for i in range(20)]),
+                         ["+OK new"] * 20)
+        d.wait_log("takes no more connections")
+        self.assertEqual(
+            self.together(d, [f"user{i}" for i in range(20, 40)]),
+            ["+OK new"] * 20)
+
     def test_garbage(self):
         """answering garbage"""
         def says(data):

@@ -3,6 +3,7 @@ slow, gone, restarted or talks rubbish."""
 
 import os
 import re
+import struct
 import threading
 import time
 import unittest
@@ -233,6 +234,45 @@ class Faults(SqlFaults, PostgresCase):
             d = self.daemon("sql", {
                 "url": f"postgres://a@127.0.0.1:{port}/b", "query": QUERY})
             self.assertNoRoute(d, "alice")
+            d.stop()
+
+
+    def test_garbage_for_an_answer(self):
+        """answering garbage: to the query itself, all else being well. The
+        worker's others do not notice."""
+        def message(kind, body=b""):
+            return kind + struct.pack("!I", len(body) + 4) + body
+
+        def says(data):
+            def talk(s):
+                s.recv(4096)
+                if data[:1] == b"s":  # to libpq's question for TLS
+                    return
+                s.sendall(b"N")
+                s.recv(4096)
+                s.sendall(message(b"R", bytes(4)) + message(b"Z", b"I"))
+                s.recv(4096)  # Parse, Describe, Sync
+                s.sendall(message(b"1") + message(b"Z", b"I"))
+                s.recv(4096)
+                s.sendall(message(b"2") + data)
+                while s.recv(4096):
+                    pass
+            return talk
+        for data in (message(b"G", bytes(3)), message(b"H", bytes(3)),
+                     message(b"W", bytes(3)), message(b"D", b"\xff" * 20),
+                     message(b"T", b"\x7f\xff") + message(b"Z", b"I"),
+                     message(b"Z", b"?"), b"\0" * 500,
+                     b"D\x7f\xff\xff\xff" + b"x" * 100000):
+            port = self.talking(says(data))
+            d = self.daemon("sql", {
+                "url": f"postgres://a@127.0.0.1:{port}/b", "query": QUERY},
+                start=False)
+            d.change({"server": {"threads": 1}})
+            d.start()
+            other = self.client(d, tls="implicit")
+            self.assertNoRoute(d, "alice")
+            self.assertReply(other.cmd("NOOP"), "+OK")
+            other.close()
             d.stop()
 
 

@@ -112,6 +112,24 @@ class Sqlite(StoreCase):
         time.sleep(1)  # a failure is remembered so long
         self.assertRoute(d, "bob", "legacy")
 
+    def test_slow(self):
+        """none ever blocking it: a query that has to go through everything is
+        given up, and the worker's others do not notice"""
+        slow = (QUERY + " AND (?1 <> 'slow' OR (WITH RECURSIVE c(n) AS (SELECT "
+                "1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) "
+                "SELECT max(n) FROM c) > 0)").replace("?", "?1", 1)
+        d = self.serve(self.database({"alice": "new", "slow": "new"}), slow,
+                       start=False, lookup_timeout="5s")
+        d.change({"server": {"threads": 1}})
+        d.start()
+        other = self.client(d, tls="implicit")
+        start = time.monotonic()
+        self.assertNoRoute(d, "slow", within=3)
+        self.assertReply(other.cmd("NOOP"), "+OK")
+        self.assertLess(time.monotonic() - start, 3)
+        d.wait_log("is there an index")
+        self.assertRoute(d, "alice", "new")
+
     def test_wal(self):
         """a file with write-ahead logging, written to meanwhile"""
         path = self.database({"alice": "new"})

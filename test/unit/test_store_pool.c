@@ -336,6 +336,43 @@ START_TEST(what_cannot_be_opened_fails_at_once)
 }
 END_TEST
 
+/* The server has a limit of its own: those who ask wait for the connections
+ * that there are, and it is asked for more only now and then. */
+START_TEST(one_that_is_refused_beside_others_is_no_failure)
+{
+	struct asker a, b, c;
+
+	ask(&a, "a");
+	store_conn_ready(&conns[0]->conn);
+	answer(0, "x");
+	ask(&a, "a");
+	ask(&b, "b");
+	ck_assert_uint_eq(n_opened, 2);
+	store_conn_lost(&conns[1]->conn, "too many connections");
+	ck_assert_int_eq(b.calls, 0);
+	ck_assert_ptr_nonnull(ask(&c, "c"));
+	ck_assert_uint_eq(n_opened, 2);
+	answer(0, "for a");
+	answer(0, "for b");
+	answer(0, "for c");
+	ck_assert_str_eq(b.text, "for b");
+	ck_assert_str_eq(c.text, "for c");
+	now += 5000;
+	ask(&a, "a");
+	ask(&b, "b");
+	ck_assert_uint_eq(n_opened, 3);
+	/* The last one that works goes: now it is a failure. */
+	store_conn_lost(&conns[1]->conn, "too many connections");
+	store_conn_lost(&conns[0]->conn, "gone");
+	ck_assert_int_eq(a.calls, 0);
+	ck_assert_uint_eq(n_opened, 4);
+	store_conn_lost(&conns[0]->conn, "refused");
+	ck_assert_int_eq(a.calls + b.calls, 2);
+	ck_assert_str_eq(a.text, "refused");
+	ck_assert_ptr_null(ask(&c, "c"));
+}
+END_TEST
+
 START_TEST(pauses_have_a_limit)
 {
 	struct asker a;
@@ -443,6 +480,7 @@ main(void)
 	tcase_add_test(tc, the_reason_may_be_the_connections_own);
 	tcase_add_test(tc, a_store_that_refuses_fails_fast_and_is_tried_again);
 	tcase_add_test(tc, what_cannot_be_opened_fails_at_once);
+	tcase_add_test(tc, one_that_is_refused_beside_others_is_no_failure);
 	tcase_add_test(tc, pauses_have_a_limit);
 	tcase_add_test(tc,
 	    a_request_that_takes_too_long_takes_its_connection_along);
