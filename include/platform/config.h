@@ -249,6 +249,11 @@ void config_warning(const struct config *cfg, struct config_problems *problems,
     const char *key, const char *fmt, ...) PRINTF_LIKE(4, 5);
 void config_problems_clear(struct config_problems *problems);
 
+/* Whether both have the same values for all keys that begin with prefix
+ * ("mapping."); keys in lists and in named sections are not looked at. */
+bool config_same(const struct config *a, const struct config *b,
+    const char *prefix);
+
 /* The declared destination's index, or -1. */
 int config_destination_find(const struct config *cfg, const char *name,
     size_t len);

@@ -53,8 +53,11 @@ struct cache_counters {
 	size_t entries;
 };
 
+/* With one reference. */
 struct cache *cache_new(const struct cache_limits *limits);
-void cache_free(struct cache **cache);
+struct cache *cache_ref(struct cache *cache);
+/* The last one frees it: nobody may wait any more. */
+void cache_unref(struct cache **cache);
 
 enum cache_state cache_lookup(struct cache *cache, const char *key,
     uint64_t now, struct cache_waiter *w,
@@ -80,9 +83,9 @@ bool cache_peek(struct cache *cache, const char *key, uint64_t now,
  * but its answer is given to its waiters only and not kept. */
 void cache_forget(struct cache *cache, const char *key);
 
-/* All answers count as old from now on: each is asked for again when it is
- * wanted, and serves stale if that fails. */
-void cache_expire(struct cache *cache, uint64_t now);
+/* All answers count as old from now on, those to questions under way included:
+ * each is asked for again when it is wanted, and serves stale if that fails. */
+void cache_expire(struct cache *cache);
 
 void cache_count(struct cache *cache, struct cache_counters *out);
 

@@ -61,11 +61,16 @@ struct runtime_worker {
 
 /* Takes cfg over, whatever happens, and adds what is wrong with files that it
  * names to problems. NULL when problems has errors. old (or NULL): destinations
- * of the same name, host and port keep their counters. workers may be NULL to
+ * of the same name, host and port keep their counters, and the cache goes on
+ * when mapping and names of destinations are the same. workers may be NULL to
  * check only. */
 struct runtime *runtime_new(struct config *cfg, const struct runtime *old,
     const struct runtime_worker *workers, size_t n_workers,
     struct config_problems *problems);
+
+/* Just before the workers are told: from here on no answer counts that was
+ * given before. */
+void runtime_publish(struct runtime *rt);
 
 /* The main thread's own hold on what it published. */
 void runtime_unref(struct runtime **rt);

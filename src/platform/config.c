@@ -320,6 +320,27 @@ config_problems_clear(struct config_problems *problems)
 	memset(problems, 0, sizeof(*problems));
 }
 
+bool
+config_same(const struct config *a, const struct config *b, const char *prefix)
+{
+	for (size_t i = 0; i < n_config_keys; i++) {
+		const struct config_key *key = &config_keys[i];
+		const char *x = (const char *)a + key->offset;
+		const char *y = (const char *)b + key->offset;
+
+		if (key->shape != CONFIG_VALUE ||
+		    strncmp(key->path, prefix, strlen(prefix)) != 0 ||
+		    strchr(key->path, '*') != NULL)
+			continue;
+		if (key->type->is_text
+			? strcmp(*(char *const *)(const void *)x,
+			      *(char *const *)(const void *)y) != 0
+			: memcmp(x, y, key->type->size) != 0)
+			return false;
+	}
+	return true;
+}
+
 /* Asked for every line of a mapping file. */
 int
 config_destination_find(const struct config *cfg, const char *name, size_t len)

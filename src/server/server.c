@@ -437,6 +437,7 @@ server_publish(struct server *sv, struct runtime *rt, struct err *err)
 		free(binds);
 		return -1;
 	}
+	runtime_publish(rt);
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		if (worker_publish(sv->worker[i], rt->slice[i], &binds[i * n],
 			n))
@@ -586,8 +587,7 @@ server_stats_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	server_stats(arg);
 }
 
-/* Sessions: since the start. The cache is the runtime's, and so since the last
- * reload. */
+/* Sessions: since the start. */
 static void
 server_stats(const struct server *sv)
 {

@@ -2,11 +2,16 @@
  *
  * An entry is in its shard's table; when it holds an answer it is also on the
  * LRU list of its kind (positive or negative). An entry that has waiters is
- * never evicted. */
+ * never evicted.
+ *
+ * Forgetting or expiring everything turns a number over instead of walking a
+ * million entries: an answer counts while the numbers are those under which it
+ * was asked for. */
 
 #include "service/cache.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +26,11 @@
 #define CACHE_SHARDS 32
 #define CACHE_TRANSIENT_MS 1000 /* a failing store is not asked again */
 
+/* How often everything had been forgotten, and had been made old. */
+struct cache_era {
+	unsigned forgets, expiries;
+};
+
 struct cache_entry {
 	UT_hash_handle hh;
 	struct cache_entry *next, *prev; /* LRU, oldest first */
@@ -29,9 +39,10 @@ struct cache_entry {
 	uint64_t expires; /* of the answer; 0 = none is held */
 	uint64_t failed_until; /* the store has: the old answer serves */
 	int destination; /* or CACHE_UNKNOWN, CACHE_FAILED */
+	struct cache_era era; /* the answer's */
+	struct cache_era fetched; /* that of the fetch under way */
 	bool fetching;
 	bool forgotten; /* while it was being fetched */
-	bool outdated; /* likewise: what is fetched is not fresh */
 	char key[];
 };
 
@@ -49,6 +60,7 @@ struct cache_shard {
 };
 
 struct cache {
+	atomic_uint refs, forgets, expiries;
 	struct cache_limits limits;
 	size_t room[CACHE_KINDS]; /* per shard */
 	struct cache_shard shard[CACHE_SHARDS];
@@ -57,10 +69,11 @@ struct cache {
 static struct cache_shard *cache_shard(struct cache *c, const char *key);
 static struct cache_entry *cache_find(struct cache_shard *sh, const char *key);
 static struct cache_entry *cache_add(struct cache_shard *sh, const char *key);
+static struct cache_era cache_era(struct cache *c);
 static enum cache_kind cache_kind(const struct cache_entry *e);
-static bool cache_fresh(const struct cache *c, const struct cache_entry *e,
+static bool cache_fresh(struct cache *c, const struct cache_entry *e,
     uint64_t now, struct cache_answer *answer_out);
-static bool cache_stale(const struct cache *c, const struct cache_entry *e,
+static bool cache_stale(struct cache *c, const struct cache_entry *e,
     uint64_t now, struct cache_answer *answer_out);
 static void cache_held(const struct cache_entry *e, bool stale,
     struct cache_answer *answer_out);
@@ -78,6 +91,7 @@ cache_new(const struct cache_limits *limits)
 
 	if (c == NULL)
 		return NULL;
+	atomic_init(&c->refs, 1);
 	c->limits = *limits;
 	c->room[CACHE_POSITIVE] =
 	    (limits->max_entries + CACHE_SHARDS - 1) / CACHE_SHARDS;
@@ -88,15 +102,22 @@ cache_new(const struct cache_limits *limits)
 	return c;
 }
 
+struct cache *
+cache_ref(struct cache *c)
+{
+	atomic_fetch_add(&c->refs, 1);
+	return c;
+}
+
 void
-cache_free(struct cache **cachep)
+cache_unref(struct cache **cachep)
 {
 	struct cache *c = *cachep;
 	struct cache_entry *e, *tmp;
 
-	if (c == NULL)
-		return;
 	*cachep = NULL;
+	if (c == NULL || atomic_fetch_sub(&c->refs, 1) > 1)
+		return;
 	for (size_t i = 0; i < CACHE_SHARDS; i++) {
 		HASH_ITER (hh, c->shard[i].table, e, tmp)
 			cache_drop(e);
@@ -136,6 +157,15 @@ cache_add(struct cache_shard *sh, const char *key)
 		return NULL;
 	}
 	return e;
+}
+
+static struct cache_era
+cache_era(struct cache *c)
+{
+	struct cache_era era = {
+	    atomic_load(&c->forgets), atomic_load(&c->expiries)};
+
+	return era;
 }
 
 static enum cache_kind
@@ -221,6 +251,8 @@ cache_lookup(struct cache *c, const char *key, uint64_t now,
 		sh->count.waits++;
 	else
 		sh->count.misses++;
+	if (!e->fetching)
+		e->fetched = cache_era(c);
 	e->fetching = true;
 	w->entry = e;
 	DL_APPEND(e->waiters, w);
@@ -232,10 +264,13 @@ out:
 /* What serves without asking the store: an answer that is young enough, or,
  * for a moment after the store failed, what it was worth then. */
 static bool
-cache_fresh(const struct cache *c, const struct cache_entry *e, uint64_t now,
+cache_fresh(struct cache *c, const struct cache_entry *e, uint64_t now,
     struct cache_answer *answer_out)
 {
-	if (e->expires > now) {
+	struct cache_era era = cache_era(c);
+
+	if (e->expires > now && e->era.forgets == era.forgets &&
+	    e->era.expiries == era.expiries) {
 		cache_held(e, false, answer_out);
 		return true;
 	}
@@ -243,10 +278,12 @@ cache_fresh(const struct cache *c, const struct cache_entry *e, uint64_t now,
 }
 
 static bool
-cache_stale(const struct cache *c, const struct cache_entry *e, uint64_t now,
+cache_stale(struct cache *c, const struct cache_entry *e, uint64_t now,
     struct cache_answer *answer_out)
 {
-	if (e->expires == 0 || e->forgotten || e->destination == CACHE_FAILED ||
+	if (e->expires == 0 || e->forgotten ||
+	    e->era.forgets != cache_era(c).forgets ||
+	    e->destination == CACHE_FAILED ||
 	    e->expires + c->limits.stale_ttl <= now)
 		return false;
 	cache_held(e, true, answer_out);
@@ -278,12 +315,14 @@ cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
 					     : CACHE_TRANSIENT_MS;
 
 	cache_unlink(e);
-	if (e->forgotten || ttl == 0 || c->limits.max_entries == 0)
+	if (e->forgotten || e->fetched.forgets != cache_era(c).forgets ||
+	    ttl == 0 || c->limits.max_entries == 0)
 		return;
 	e->destination = result == STORE_FOUND ? destination
 	    : result == STORE_UNKNOWN	       ? CACHE_UNKNOWN
 					       : CACHE_FAILED;
-	e->expires = e->outdated ? now : now + ttl;
+	e->era = e->fetched;
+	e->expires = now + ttl;
 	cache_link(c, e);
 }
 
@@ -312,7 +351,7 @@ cache_fill(struct cache *c, const char *key, uint64_t now,
 		e->waiters = NULL;
 		DL_FOREACH (waiters, w)
 			w->entry = NULL;
-		e->fetching = e->forgotten = e->outdated = false;
+		e->fetching = e->forgotten = false;
 		if (e->expires == 0)
 			cache_drop(e);
 	}
@@ -370,40 +409,25 @@ cache_forget_entry(struct cache_entry *e)
 void
 cache_forget(struct cache *c, const char *key)
 {
-	for (size_t i = 0; i < CACHE_SHARDS; i++) {
-		struct cache_shard *sh = &c->shard[i];
-		struct cache_entry *e, *tmp;
+	struct cache_shard *sh;
+	struct cache_entry *e;
 
-		if (key != NULL && sh != cache_shard(c, key))
-			continue;
-		pthread_mutex_lock(&sh->lock);
-		if (key == NULL) {
-			HASH_ITER (hh, sh->table, e, tmp)
-				cache_forget_entry(e);
-		} else if ((e = cache_find(sh, key)) != NULL) {
-			cache_forget_entry(e);
-		}
-		pthread_mutex_unlock(&sh->lock);
+	if (key == NULL) {
+		atomic_fetch_add(&c->forgets, 1);
+		return;
 	}
+	sh = cache_shard(c, key);
+	pthread_mutex_lock(&sh->lock);
+	e = cache_find(sh, key);
+	if (e != NULL)
+		cache_forget_entry(e);
+	pthread_mutex_unlock(&sh->lock);
 }
 
-/* What is being fetched may have been read before the change. */
 void
-cache_expire(struct cache *c, uint64_t now)
+cache_expire(struct cache *c)
 {
-	for (size_t i = 0; i < CACHE_SHARDS; i++) {
-		struct cache_shard *sh = &c->shard[i];
-		struct cache_entry *e, *tmp;
-
-		pthread_mutex_lock(&sh->lock);
-		HASH_ITER (hh, sh->table, e, tmp) {
-			if (e->expires > now)
-				e->expires = now;
-			if (e->fetching)
-				e->outdated = true;
-		}
-		pthread_mutex_unlock(&sh->lock);
-	}
+	atomic_fetch_add(&c->expiries, 1);
 }
 
 void

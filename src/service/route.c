@@ -153,7 +153,7 @@ route_changed_cb(void *arg, const char *key, bool missed)
 	log_cstr(&line, "identifier", key != NULL ? key : "*");
 	log_end(&line);
 	if (missed)
-		cache_expire(r->spec.cache, clock_ms());
+		cache_expire(r->spec.cache);
 	else if (key == NULL || *key == '\0')
 		cache_forget(r->spec.cache, NULL);
 	else if (route_stored_key(r, key, made) == IDENTIFIER_OK)

@@ -16,7 +16,11 @@
 #include "service/tls_client.h"
 #include "service/tls_server.h"
 
-static bool runtime_load(struct runtime *rt, struct config_problems *problems);
+static bool runtime_load(struct runtime *rt, const struct runtime *old,
+    struct config_problems *problems);
+static struct cache *runtime_cache(const struct config *cfg,
+    const struct runtime *old);
+static bool runtime_same_routes(const struct config *a, const struct config *b);
 static void runtime_check_store(const struct config *cfg,
     struct config_problems *problems);
 static bool runtime_texts(struct runtime *rt);
@@ -52,7 +56,7 @@ runtime_new(struct config *cfg, const struct runtime *old,
 	rt->cfg = cfg;
 	rt->n_slices = n_workers;
 	rt->slice = calloc(n_workers + 1, sizeof(*rt->slice));
-	if (!runtime_load(rt, problems) || problems->n_error > 0) {
+	if (!runtime_load(rt, old, problems) || problems->n_error > 0) {
 		runtime_discard(&rt);
 		return NULL;
 	}
@@ -67,12 +71,10 @@ runtime_new(struct config *cfg, const struct runtime *old,
 
 /* Everything that reads files: all of it, so that all problems show. */
 static bool
-runtime_load(struct runtime *rt, struct config_problems *problems)
+runtime_load(struct runtime *rt, const struct runtime *old,
+    struct config_problems *problems)
 {
 	const struct config *cfg = rt->cfg;
-	const struct config_mapping *m = &cfg->mapping;
-	struct cache_limits limits = {m->cache_max_entries, m->positive_ttl,
-	    m->negative_ttl, m->stale_ttl};
 
 	rt->identities = tls_identities_load(cfg, problems);
 	rt->trust = calloc(cfg->n_destination + 1, sizeof(*rt->trust));
@@ -85,8 +87,42 @@ runtime_load(struct runtime *rt, struct config_problems *problems)
 		config_warning(cfg, problems, "admin",
 		    "this version has no management listener: ignored");
 	rt->table = store_table_load(cfg, problems);
-	rt->cache = cache_new(&limits);
+	rt->cache = runtime_cache(cfg, old);
 	return rt->cache != NULL && rt->table != NULL;
+}
+
+/* The old one's, if its answers mean the same: a reload while the store is away
+ * must not take away what serves meanwhile. */
+static struct cache *
+runtime_cache(const struct config *cfg, const struct runtime *old)
+{
+	const struct config_mapping *m = &cfg->mapping;
+	struct cache_limits limits = {m->cache_max_entries, m->positive_ttl,
+	    m->negative_ttl, m->stale_ttl};
+
+	if (old != NULL && runtime_same_routes(old->cfg, cfg))
+		return cache_ref(old->cache);
+	return cache_new(&limits);
+}
+
+/* Answers are indices of destinations. */
+static bool
+runtime_same_routes(const struct config *a, const struct config *b)
+{
+	if (a->n_destination != b->n_destination ||
+	    strcmp(a->routing.default_destination,
+		b->routing.default_destination) != 0)
+		return false;
+	for (size_t i = 0; i < a->n_destination; i++)
+		if (strcmp(a->destination[i].name, b->destination[i].name) != 0)
+			return false;
+	return config_same(a, b, "mapping.");
+}
+
+void
+runtime_publish(struct runtime *rt)
+{
+	cache_expire(rt->cache);
 }
 
 static void
@@ -323,7 +359,7 @@ runtime_free(struct runtime *rt)
 	free(rt->trust);
 	tls_identities_free(&rt->identities);
 	store_table_free(&rt->table);
-	cache_free(&rt->cache);
+	cache_unref(&rt->cache);
 	for (int i = 0; i < 2; i++) {
 		free(rt->auth_list[i]);
 		free(rt->capa[0][i]);

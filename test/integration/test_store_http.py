@@ -159,11 +159,35 @@ class Faults(WebCase):
         time.sleep(0.1)  # her answer gets old
         self.assertRoute(d, "alice", "new")
         self.assertNoRoute(d, "bob", within=1)
+        # Renewing a certificate meanwhile changes nothing of that.
+        d.hang_up()
+        d.wait_log("reloaded")
+        self.assertRoute(d, "alice", "new")
         w.routes["bob"] = "new"
         w.start()
         wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
         self.assertRoute(self.serve(Web(), on_store_error="default"), "bob",
                          "legacy")
+
+    def test_reload_asks_again(self):
+        """A reload ... wins over cached answers at once; so does one that
+        changes what the answers mean"""
+        w = self.web({"alice": "new"})
+        d = self.serve(w)
+        self.assertRoute(d, "alice", "new")
+        w.routes["alice"] = "legacy"
+        self.assertRoute(d, "alice", "new")
+        mark = d.mark()
+        d.hang_up()
+        d.wait_record(lambda r: r["message"] == "reloaded", "reloaded", mark)
+        self.assertRoute(d, "alice", "legacy")
+        w.stop()
+        # Another default destination: nothing of before serves any more.
+        mark = d.mark()
+        d.change({"routing": {"default_destination": "new"}})
+        d.hang_up()
+        d.wait_record(lambda r: r["message"] == "reloaded", "reloaded", mark)
+        self.assertNoRoute(d, "alice")
 
     def test_slow(self):
         """slow: inside lookup_timeout, and the others' logins go on"""

@@ -42,7 +42,7 @@ setup(void)
 static void
 teardown(void)
 {
-	cache_free(&cache);
+	cache_unref(&cache);
 }
 
 static enum cache_state
@@ -188,12 +188,31 @@ START_TEST(expired_answers_serve_stale_only)
 
 	learn("alice", 10, STORE_FOUND, 3);
 	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
-	cache_expire(cache, 11);
+	cache_expire(cache);
 	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
 	cache_fill(cache, "alice", 11, STORE_FAILED, -1);
 	ck_assert_int_eq(a.got.destination, 3);
 	ck_assert(a.got.stale);
 	/* What was being read is not fresh either. */
+	cache_fill(cache, "bob", 12, STORE_FOUND, 5);
+	ck_assert_int_eq(b.got.destination, 5);
+	ck_assert_int_eq(ask(&b, "bob", 13), CACHE_FETCH);
+	cache_fill(cache, "bob", 13, STORE_FOUND, 6);
+	ck_assert_int_eq(ask(&b, "bob", 14), CACHE_HIT);
+}
+END_TEST
+
+START_TEST(all_forgotten_is_gone_also_for_a_failing_store)
+{
+	struct asker a, b;
+
+	learn("alice", 10, STORE_FOUND, 3);
+	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
+	cache_forget(cache, NULL);
+	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
+	cache_fill(cache, "alice", 11, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+	/* Read before, perhaps: told, not kept. */
 	cache_fill(cache, "bob", 12, STORE_FOUND, 5);
 	ck_assert_int_eq(b.got.destination, 5);
 	ck_assert_int_eq(ask(&b, "bob", 13), CACHE_FETCH);
@@ -352,6 +371,7 @@ main(void)
 	tcase_add_test(tc, a_stale_answer_serves_for_a_second_unasked);
 	tcase_add_test(tc, who_cannot_wait_gets_what_there_is);
 	tcase_add_test(tc, expired_answers_serve_stale_only);
+	tcase_add_test(tc, all_forgotten_is_gone_also_for_a_failing_store);
 	tcase_add_test(tc, failures_do_not_fill_the_table);
 	tcase_add_test(tc, the_whole_key_counts);
 	tcase_add_test(tc, invented_names_do_not_push_real_ones_out);

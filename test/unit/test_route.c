@@ -118,7 +118,7 @@ START_TEST(identifier_then_domain_then_default)
 		ck_assert(!answer.stale);
 	}
 	router_free(&router);
-	cache_free(&spec.cache);
+	cache_unref(&spec.cache);
 	store_table_free(&table);
 }
 END_TEST
