@@ -954,10 +954,12 @@ def sends(data):
 
 
 def never_reads(data):
-    """Asks and asks, and takes no answer."""
+    """Asks and asks, and takes no answer: with little room for them, so that
+    a slow daemon too comes to where none leaves any more."""
     def fault(v):
         sock = v.client.sock
-        sock.settimeout(.2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(1)
         try:
             while True:
                 sock.sendall(data)

@@ -26,13 +26,16 @@ class MariaDB(Server):
         self.socket = os.path.join(self.dir, "sock")
         self.log_path = os.path.join(self.dir, "log")
         self.own(self.dir)
+        # Each server cleans up its tmpdir at the start, whoever else is in
+        # there.
+        where = [f"--datadir={self.data}", f"--tmpdir={self.dir}"]
         self.user = ["--user=mysql"] if os.geteuid() == 0 else []
         check_run(["mariadb-install-db", "--no-defaults", *self.user,
-                   f"--datadir={self.data}", "--skip-test-db",
+                   *where, "--skip-test-db",
                    "--auth-root-authentication-method=normal",
                    "--skip-name-resolve"])
         self.options = [
-            "--no-defaults", *self.user, f"--datadir={self.data}",
+            "--no-defaults", *self.user, *where,
             f"--socket={self.socket}", f"--port={self.port}",
             "--bind-address=127.0.0.1", "--skip-name-resolve",
             f"--pid-file={self.dir}/pid", "--skip-log-bin",
