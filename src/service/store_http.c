@@ -453,24 +453,31 @@ http_done(struct http_call *call, CURLcode code)
 	done(arg, result, result == STORE_UNKNOWN ? NULL : text);
 }
 
-/* A word, or {"destination": "word"}. */
+/* One name, or {"destination": "name"}. Anything else comes from something that
+ * is not the service: an error page must not send anybody anywhere. */
 static bool
 http_destination(struct http_call *call, char *out, size_t size)
 {
 	static const char blank[] = " \t\r\n";
-	const char *word, *end;
+	static const char name[] = "abcdefghijklmnopqrstuvwxyz"
+				   "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	const char *word = call->body;
 	json_t *json = NULL;
+	size_t len;
+	bool one;
 
 	call->body[call->len] = '\0';
-	word = call->body + strspn(call->body, blank);
-	if (*word == '{') {
+	one = strlen(word) == call->len;
+	word += strspn(word, blank);
+	if (one && *word == '{') {
 		json = json_loads(word, 0, NULL);
 		word = json_string_value(json_object_get(json, "destination"));
 	}
 	if (word == NULL)
 		word = "";
-	end = word + strcspn(word, blank);
-	snprintf(out, size, "%.*s", (int)(end - word), word);
+	len = strspn(word, name);
+	one = one && len > 0 && word[len + strspn(word + len, blank)] == '\0';
+	snprintf(out, size, "%.*s", (int)len, word);
 	json_decref(json);
-	return *out != '\0';
+	return one;
 }

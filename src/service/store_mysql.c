@@ -680,7 +680,8 @@ mysql_rows(struct mysql_conn *m)
 	if (fetched == MYSQL_NO_DATA || (fetched != 1 && m->name_null)) {
 		store_conn_answer(&m->c,
 		    m->verb == STORE_GET ? STORE_UNKNOWN : STORE_FOUND, "");
-	} else if (fetched == 1 || m->name_len > MYSQL_NAME_MAX) {
+	} else if (fetched == 1 || m->name_len > MYSQL_NAME_MAX ||
+	    memchr(m->name, '\0', m->name_len) != NULL) {
 		store_conn_answer(&m->c, STORE_FAILED,
 		    "its answer is no destination's name");
 	} else {

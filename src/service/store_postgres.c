@@ -18,6 +18,15 @@
 #include "store_pool.h"
 
 #define PG_STATEMENT "route"
+#define PG_PING_MS 10000 /* how often the channel's server is asked for life */
+
+/* What the channel's timer is for. */
+enum pg_watch_state {
+	PG_WATCH_LOST, /* another attempt */
+	PG_WATCH_STARTING, /* the deadline to listen by */
+	PG_WATCH_LISTENING, /* asking whether it is still there */
+	PG_WATCH_ASKED /* the deadline of its answer */
+};
 
 struct store {
 	struct store_spec spec;
@@ -27,6 +36,7 @@ struct store {
 
 	struct pg_link *watch; /* NULL: none */
 	struct store_channel channel;
+	enum pg_watch_state watch_state;
 	bool watch_refused; /* LISTEN was */
 };
 
@@ -66,6 +76,7 @@ static void pg_conn_refused(struct pg_conn *p, const PGresult *res);
 static void pg_conn_over(struct pg_conn *p);
 static void pg_conn_notify(struct pg_conn *p);
 static void pg_conn_lost(void *arg, const char *reason);
+static void pg_watch_start(struct store *st);
 static void pg_watch_ready(void *arg);
 static void pg_watch_result(void *arg, PGresult *res);
 static void pg_watch_notify(void *arg, const char *payload);
@@ -336,9 +347,21 @@ store_postgres_watch(struct store *st, store_changed *changed, void *arg)
 		pg_watch_timer_cb, st, changed, arg))
 		st->watch =
 		    pg_link_new(&st->server, &st->spec, &pg_watch_events, st);
-	if (st->watch == NULL || !pg_link_start(st->watch))
+	if (st->watch == NULL)
 		log_msg(LOG_ERR,
 		    "out of memory: mapping.sql.channel is not heard");
+	else
+		pg_watch_start(st);
+}
+
+static void
+pg_watch_start(struct store *st)
+{
+	st->watch_state = PG_WATCH_STARTING;
+	if (pg_link_start(st->watch))
+		store_channel_after(&st->channel, st->m->lookup_timeout);
+	else
+		pg_watch_lost(st, "out of memory");
 }
 
 static void
@@ -369,15 +392,21 @@ pg_watch_result(void *arg, PGresult *res)
 	struct store *st = arg;
 
 	if (res != NULL) {
-		if (PQresultStatus(res) != PGRES_COMMAND_OK)
+		if (PQresultStatus(res) != PGRES_COMMAND_OK &&
+		    PQresultStatus(res) != PGRES_EMPTY_QUERY)
 			st->watch_refused = true;
 		PQclear(res);
-	} else if (st->watch_refused) {
+		return;
+	}
+	if (st->watch_refused) {
 		pg_link_stop(st->watch);
 		pg_watch_lost(st, "LISTEN is refused");
-	} else {
-		store_channel_up(&st->channel);
+		return;
 	}
+	if (st->watch_state == PG_WATCH_STARTING)
+		store_channel_up(&st->channel);
+	st->watch_state = PG_WATCH_LISTENING;
+	store_channel_after(&st->channel, PG_PING_MS);
 }
 
 static void
@@ -393,14 +422,32 @@ pg_watch_lost(void *arg, const char *reason)
 {
 	struct store *st = arg;
 
+	st->watch_state = PG_WATCH_LOST;
 	store_channel_lost(&st->channel, reason);
 }
 
+/* A server that hangs says nothing of changes either. */
 static void
 pg_watch_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct store *st = arg;
 
-	if (!pg_link_start(st->watch))
-		pg_watch_lost(st, "out of memory");
+	switch (st->watch_state) {
+	case PG_WATCH_LOST:
+		pg_watch_start(st);
+		return;
+	case PG_WATCH_LISTENING:
+		st->watch_state = PG_WATCH_ASKED;
+		if (pg_link_flush(st->watch,
+			PQsendQuery(pg_link_pg(st->watch), ""))) {
+			store_channel_after(&st->channel, PG_PING_MS);
+			return;
+		}
+		break;
+	case PG_WATCH_STARTING:
+	case PG_WATCH_ASKED:
+		break;
+	}
+	pg_link_stop(st->watch);
+	pg_watch_lost(st, "it does not answer");
 }

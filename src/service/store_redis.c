@@ -26,6 +26,7 @@
 #include "store_health.h"
 
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
+#define REDIS_CALLS_MAX 10000 /* at a time; a server so far behind is no use */
 
 /* A struct store_call of ours. */
 struct redis_call {
@@ -49,6 +50,7 @@ struct store {
 	struct redis_server server;
 	struct redis_conn *conn;
 	struct redis_call *calls; /* in order, sent ones first */
+	size_t n_calls;
 	struct store_health health;
 
 	struct redis_conn *watch; /* NULL: none */
@@ -154,6 +156,9 @@ store_redis_call(struct store *st, const struct store_request *rq)
 
 	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
+	/* Those that were given up stay until they are answered. */
+	if (st->n_calls >= REDIS_CALLS_MAX)
+		return store_fail(rq, "too many questions wait for an answer");
 	call = redis_call_new(st, rq);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");
@@ -187,6 +192,7 @@ redis_call_new(struct store *st, const struct store_request *rq)
 		memcpy(call->key + prefix + key, rq->destination, name);
 	}
 	DL_APPEND(st->calls, call);
+	st->n_calls++;
 	return call;
 }
 
@@ -195,6 +201,7 @@ static void
 redis_call_end(struct redis_call *call, enum store_result result,
     const char *text)
 {
+	call->st->n_calls--;
 	if (call->done != NULL)
 		call->done(call->arg, result, text);
 	free(call);
@@ -232,7 +239,8 @@ store_redis_cancel(struct store_call *handle)
 
 	if (!call->sent) {
 		DL_DELETE(st->calls, call);
-		free(call);
+		call->done = NULL;
+		redis_call_end(call, STORE_FAILED, NULL);
 		return;
 	}
 	call->done = NULL;
@@ -294,7 +302,11 @@ redis_call_get(struct redis_call *call, const redisReply *reply)
 {
 	switch (reply->type) {
 	case REDIS_REPLY_STRING:
-		redis_call_end(call, STORE_FOUND, reply->str);
+		if (strlen(reply->str) == reply->len)
+			redis_call_end(call, STORE_FOUND, reply->str);
+		else
+			redis_call_end(call, STORE_FAILED,
+			    "its answer is no destination's name");
 		return;
 	case REDIS_REPLY_NIL:
 		redis_call_end(call, STORE_UNKNOWN, NULL);

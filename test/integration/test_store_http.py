@@ -56,15 +56,16 @@ class Answers(WebCase):
                 "c": "new", "d": "\r\n new \r\n",
                 "bad1": '{"destination": 7}', "bad2": '{"destination"',
                 "bad3": "{}", "bad4": "", "bad5": "\n", "bad6": "[]{",
-                "bad7": '{"destination": ""}'}
+                "bad7": '{"destination": ""}',
+                "bad8": "<html>Not today</html>", "bad9": "new\0junk",
+                "bad10": "legacy is what I would say",
+                "bad11": '{"destination": "new old"}'}
         w = self.web(answer=lambda h, user: (200, said[user]))
         d = self.serve(w)
         for name in "abcd":
             self.assertRoute(d, name, "new")
-        for n in (1, 2, 3, 4, 5, 7):
+        for n in range(1, 12):
             self.assertNoRoute(d, f"bad{n}")
-        # A word, but no destination of ours.
-        self.assertRoute(d, "bad6", "legacy")
 
     def test_other_statuses_are_failures(self):
         """404 = unknown; all else is a failure; no redirection is followed"""

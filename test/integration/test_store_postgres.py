@@ -314,6 +314,25 @@ class Channel(PostgresCase):
             wait_until(lambda: self.reply(d, "bob") == "+OK new",
                        "what was missed is asked again")
 
+    def test_server_that_says_nothing(self):
+        """a channel whose server takes the connection and is silent is given
+        up, said, and tried again"""
+        came = []
+
+        def talk(s):
+            came.append(s)
+            while s.recv(4096):
+                pass
+        port = self.talking(talk)
+        d = self.daemon("sql", {
+            "url": f"postgres://a@127.0.0.1:{port}/b", "query": QUERY,
+            "channel": "c"}, lookup_timeout="300ms")
+        for n in (2, 3):
+            wait_until(lambda n=n: len(came) >= n, "another attempt")
+        self.assertIn("it does not answer", [
+            r["reason"] for r in
+            self.records(d, "the store's channel is lost")])
+
     def test_what_the_manual_says(self):
         """docs/fleet.md: its table, its trigger, its query"""
         path = os.path.join(os.path.dirname(__file__), "..", "..", "docs",

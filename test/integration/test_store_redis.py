@@ -284,6 +284,24 @@ class Faults(RedisCase):
             self.assertNoRoute(d, "bob")
             d.stop()
 
+    def test_dying_in_mid_query(self):
+        """dying mid-query: asked once more, on another connection"""
+        r = self.redis(lines=["enable-debug-command yes"])
+        for name in ("alice", "bob"):
+            r.route(name, "new")
+        d = self.serve(r, lookup_timeout="5s")
+        self.assertRoute(d, "alice", "new")
+        mark = d.mark()
+        with socket.create_connection(("127.0.0.1", r.port)) as s:
+            # It sleeps over the question, and then hangs up on who asked.
+            s.sendall(b"DEBUG SLEEP 0.7\r\nCLIENT KILL TYPE normal "
+                      b"SKIPME yes\r\n")
+            self.assertRoute(d, "bob", "new")
+            said = s.makefile("rb")
+            self.assertEqual(said.readline(), b"+OK\r\n")
+            self.assertNotEqual(said.readline(), b":0\r\n")
+        self.assertNotIn("the store cannot say", d.output(mark))
+
     def test_dying_in_mid_answer(self):
         def talk(s):
             s.recv(4096)
