@@ -400,8 +400,9 @@ static bool
 proxy_tlv_ttl(const struct proxy_slice *header UNUSED,
     const struct proxy_slice *v, struct proxy_header *out)
 {
+	/* 0 is said by nobody; it must not mean a budget that begins anew. */
 	if (v->len == 1)
-		out->ttl = v->data[0];
+		out->ttl = v->data[0] > 0 ? v->data[0] : 1;
 	return true;
 }
 

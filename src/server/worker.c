@@ -30,6 +30,8 @@
 #define WORKER_PAUSE_MS 200 /* out of descriptors: no accept for so long */
 #define WORKER_FULL_MS 1000 /* one line for all that a full listener refuses */
 
+#define WORKER_FULL_TEXT "Too many connections; please try again later."
+
 struct worker_listener {
 	struct worker_listener *next, *prev;
 	struct worker *worker;
@@ -70,6 +72,7 @@ static void worker_accept_cb(struct evconnlistener *ev, evutil_socket_t fd,
     struct sockaddr *peer, int len, void *arg);
 static void worker_full(struct worker_listener *l,
     const struct config_listener *cfg);
+static void worker_turn_away(const struct config_listener *cfg, int fd);
 static void worker_error_cb(struct evconnlistener *ev, void *arg);
 static void worker_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void worker_gone(void *arg);
@@ -286,9 +289,9 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 	session_env_count(&l->worker->env, COUNT_CONNECTIONS);
 	if (cfg->max_connections != 0 && n >= cfg->max_connections) {
 		worker_full(l, cfg);
-		a.refusal = "Too many connections; please try again later.";
+		a.refusal = WORKER_FULL_TEXT;
 		if (n >= cfg->max_connections + cfg->max_connections / 8 + 16) {
-			close(fd);
+			worker_turn_away(cfg, fd);
 			worker_gone(l->count);
 			return;
 		}
@@ -311,6 +314,18 @@ worker_full(struct worker_listener *l, const struct config_listener *cfg)
 	log_cstr(&line, "reason", "max_connections");
 	log_uint(&line, "max_connections", cfg->max_connections);
 	log_end(&line);
+}
+
+/* More than a session each could be had for. In clear the answer is one
+ * segment; behind TLS it would cost what there is too little of. */
+static void
+worker_turn_away(const struct config_listener *cfg, int fd)
+{
+	static const char answer[] = "-ERR [SYS/TEMP] " WORKER_FULL_TEXT "\r\n";
+
+	if (cfg->tls != TLS_IMPLICIT && cfg->proxy_protocol == PROXY_OFF)
+		send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL);
+	close(fd);
 }
 
 static void

@@ -337,7 +337,7 @@ redis_take_fd(struct redis_conn *c, int fd)
 		    BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	if (c->reader == NULL || c->bev == NULL) {
 		if (c->bev == NULL) {
-			SSL_free(c->ssl);
+			/* Freed also by what fails: CLOSE_ON_FREE. */
 			c->ssl = NULL;
 			close(fd);
 		}

@@ -86,7 +86,6 @@ _Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
 	"later."
 
 static struct session *session_new(struct session_env *env, size_t listener);
-static void session_uncount(struct session *s);
 static void session_id_make(char id[XCLIENT_SESSION_MAX + 1]);
 static void session_deadline_cb(evutil_socket_t fd, short what, void *arg);
 static void session_clock_run(struct session *s);
@@ -231,7 +230,15 @@ session_count(struct session *s)
 		s->clock_left = SESSION_REFUSAL_MS;
 }
 
-static void
+bool
+session_client_encrypted(const struct session *s)
+{
+	if (s->transport != XCLIENT_TRANSPORT_UNSET)
+		return s->transport == XCLIENT_TRANSPORT_TLS;
+	return s->client_tls != NULL;
+}
+
+void
 session_uncount(struct session *s)
 {
 	if (s->counted.len != 0)
@@ -663,6 +670,8 @@ session_log_end(struct session *s)
 	    s->client_tls != NULL ? s->client_tls : "none");
 	if (s->client_cipher != NULL)
 		log_cstr(&l, "client_cipher", s->client_cipher);
+	if (!addr_same_ip(&s->peer, &s->client_addr))
+		log_cstr(&l, "via", addr_ip(&s->peer, text));
 	log_cstr(&l, "backend_tls",
 	    s->backend_tls != NULL ? s->backend_tls : "none");
 	if (s->backend_cipher != NULL)

@@ -96,6 +96,7 @@ struct backend {
 	enum backend_state state;
 	struct connector *connector;
 	struct event *pause; /* before a retry; later: is it at work? */
+	uint64_t ready_by; /* clock_ms(); where backend_timeout ends */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
 	unsigned retries; /* left */
@@ -163,6 +164,7 @@ static void backend_auth_refused(struct backend *b,
 static void backend_challenge(struct backend *b,
     const struct pop3_reply *reply);
 static void backend_cancel(struct backend *b);
+static bool backend_is_busy(const struct pop3_reply *reply);
 static void backend_result(struct backend *b, const struct pop3_reply *reply);
 static bool backend_is_password(const struct backend *b);
 
@@ -180,6 +182,7 @@ backend_start(struct session *s)
 	b->endpoint = &b->dest->pop3;
 	b->shared = destination_ref(s->slice->rt->destination[s->destination]);
 	b->retries = s->cfg->server.backend_connect_retries;
+	b->ready_by = clock_ms() + s->cfg->server.backend_timeout;
 	b->pause = evtimer_new(s->env->base, backend_pause_cb, b);
 	if (b->pause == NULL)
 		return false;
@@ -272,12 +275,14 @@ static bool
 backend_send_proxy(struct backend *b, int fd)
 {
 	const struct session *s = b->s;
+	bool ours = s->transport == XCLIENT_TRANSPORT_UNSET;
 	const struct proxy_out p = {
 	    .src = s->client_addr,
 	    .dst = s->local_addr,
-	    .tls = s->client_tls != NULL || s->forwarded_tls,
-	    .tls_version = s->client_tls,
-	    .tls_cipher = s->client_cipher,
+	    .tls = session_client_encrypted(s),
+	    /* Of a leg that ends elsewhere we know no more. */
+	    .tls_version = ours ? s->client_tls : NULL,
+	    .tls_cipher = ours ? s->client_cipher : NULL,
 	    .authority = s->server_name,
 	    .session = s->id,
 	    .ttl = s->ttl != 0 ? s->ttl - 1 : s->cfg->server.proxy_ttl,
@@ -313,7 +318,7 @@ backend_tls(struct backend *b, int fd)
 		b->bev = bufferevent_openssl_socket_new(s->env->base, fd,
 		    b->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	if (b->bev == NULL) {
-		SSL_free(b->ssl);
+		/* With CLOSE_ON_FREE it is freed also by what fails. */
 		b->ssl = NULL;
 		close(fd);
 		backend_fail(b, FAIL_LOCAL, "out of memory");
@@ -414,6 +419,7 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 {
 	struct timeval tv = {0, BACKEND_RETRY_MS * 1000};
 	struct session *s = b->s;
+	uint64_t now = clock_ms();
 	struct log_line l;
 	char text[320];
 
@@ -431,6 +437,8 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 		backend_reset(b);
 		backend_enter(b, BACKEND_CONNECT);
 		evtimer_add(b->pause, &tv);
+		/* The login may have had its own deadline already. */
+		session_deadline(s, b->ready_by > now ? b->ready_by - now : 1);
 		return;
 	}
 	assert(b->state < BACKEND_STATES);
@@ -509,6 +517,7 @@ backend_lost(struct backend *b)
 		b->fallback = false;
 		b->credentials_out = false;
 		backend_reset(b);
+		b->ready_by = clock_ms() + b->s->cfg->server.backend_timeout;
 		session_deadline(b->s, b->s->cfg->server.backend_timeout);
 		backend_connect(b);
 	} else if (b->credentials_out) {
@@ -730,7 +739,9 @@ static void
 backend_greeting(struct backend *b, const struct pop3_reply *reply)
 {
 	if (reply->kind != POP3_REPLY_OK) {
-		backend_fail(b, FAIL_CLOSED, "its greeting refuses us");
+		backend_fail(b,
+		    backend_is_busy(reply) ? FAIL_BUSY : FAIL_CLOSED,
+		    "its greeting refuses us");
 		return;
 	}
 	b->xclient_offered = pop3_greeting_offers_xclient(reply);
@@ -798,7 +809,7 @@ backend_xclient_line(struct backend *b, char *line, size_t size)
 	    .dest = s->local_addr,
 	    .has_dest_port = true,
 	    .ttl = s->ttl != 0 ? s->ttl - 1 : s->cfg->server.proxy_ttl,
-	    .transport = s->client_tls != NULL || s->forwarded_tls
+	    .transport = session_client_encrypted(s)
 		? XCLIENT_TRANSPORT_TLS
 		: XCLIENT_TRANSPORT_INSECURE,
 	};
@@ -1156,14 +1167,21 @@ backend_cancel(struct backend *b)
 	    b->s->cred.mech == SASL_OAUTHBEARER ? "AQ==" : "");
 }
 
+/* Not now: no word about the credentials, and no failure of the host. */
+static bool
+backend_is_busy(const struct pop3_reply *reply)
+{
+	return reply->code == POP3_CODE_IN_USE ||
+	    reply->code == POP3_CODE_LOGIN_DELAY ||
+	    reply->code == POP3_CODE_SYS;
+}
+
 static void
 backend_result(struct backend *b, const struct pop3_reply *reply)
 {
 	static const char hidden[] = "-ERR [AUTH] Authentication failed.";
 	struct session *s = b->s;
-	bool busy = reply->code == POP3_CODE_IN_USE ||
-	    reply->code == POP3_CODE_LOGIN_DELAY ||
-	    reply->code == POP3_CODE_SYS;
+	bool busy = backend_is_busy(reply);
 
 	if (reply->kind == POP3_REPLY_CONTINUE ||
 	    (reply->kind == POP3_REPLY_OK && b->state == BACKEND_CANCEL)) {

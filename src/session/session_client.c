@@ -52,9 +52,20 @@ enum client_state {
 	CLIENT_STATES
 };
 
+/* Whom the session speaks for. */
+struct client_origin {
+	struct addr client, local;
+	char id[XCLIENT_SESSION_MAX + 1];
+	unsigned ttl;
+	enum xclient_transport transport;
+	char server_name[XCLIENT_NAME_MAX + 1];
+};
+
 struct client {
 	struct session *s;
 	enum client_state state;
+	struct addr from; /* the PROXY header's source, else the socket's */
+	struct client_origin *before; /* what XCLIENT in clear has changed */
 	int fd; /* before there is a bufferevent, else -1 */
 	struct event *ev; /* PROXY header; afterwards the delay's timer */
 	uint64_t proxy_until; /* clock_ms() when the header is too late */
@@ -63,6 +74,7 @@ struct client {
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
 	bool eof; /* the client has closed its side */
+	bool told_tls; /* by XCLIENT: the leg in front of the proxy is TLS */
 	bool running; /* client_run() is on the stack */
 	enum sasl_mechanism mech; /* of the exchange under way */
 	struct secret name; /* USER's or LOGIN's; data NULL: none held */
@@ -107,10 +119,13 @@ static void client_end(struct client *c, const char *text, const char *why);
 static void client_closing(struct client *c, const char *why);
 static bool client_may_login(const struct client *c);
 static bool client_trusts_xclient(const struct client *c);
+static bool client_remember(struct client *c);
+static void client_restore(struct client *c);
 static void client_command(struct client *c, const char *line, size_t len);
 static client_verb client_capa, client_noop, client_utf8, client_stls,
     client_user, client_pass, client_auth, client_apop, client_xclient,
     client_quit, client_transaction, client_http, client_unknown;
+static void client_adopt(struct client *c, const struct xclient *x);
 static void client_auth_start(struct client *c, enum sasl_mechanism mech,
     const char *ir, size_t len);
 static void client_prompt(struct client *c, enum client_state state,
@@ -279,7 +294,9 @@ client_proxy_adopt(struct client *c, const struct proxy_header *h)
 		return;
 	s->client_addr = h->src;
 	s->local_addr = h->dst;
-	s->forwarded_tls = h->tls;
+	if (h->has_tls)
+		s->transport =
+		    h->tls ? XCLIENT_TRANSPORT_TLS : XCLIENT_TRANSPORT_INSECURE;
 	s->ttl = h->ttl;
 	if (h->session[0] != '\0')
 		memcpy(s->id, h->session, sizeof(s->id));
@@ -290,6 +307,7 @@ client_proxy_adopt(struct client *c, const struct proxy_header *h)
 static bool
 client_connect(struct client *c)
 {
+	c->from = c->s->client_addr;
 	/* A proxy in front says whose connection this is by XCLIENT later. */
 	if (!client_trusts_xclient(c))
 		session_count(c->s);
@@ -327,7 +345,7 @@ client_tls(struct client *c)
 	c->bev = bufferevent_openssl_socket_new(s->env->base, c->fd, c->ssl,
 	    BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
 	if (c->bev == NULL) {
-		SSL_free(c->ssl);
+		/* With CLOSE_ON_FREE it is freed also by what fails. */
 		c->ssl = NULL;
 		return false;
 	}
@@ -730,7 +748,7 @@ client_shutdown(struct client *c, const char *text)
 static bool
 client_may_login(const struct client *c)
 {
-	return c->ssl != NULL || c->s->forwarded_tls ||
+	return c->ssl != NULL || c->told_tls ||
 	    c->s->cfg->pop3.allow_plain_auth_without_tls;
 }
 
@@ -740,7 +758,49 @@ client_trusts_xclient(const struct client *c)
 	const struct config_listener *l = c->s->listener;
 
 	return cidr_match_any(l->xclient_trusted, l->n_xclient_trusted,
-	    &c->s->client_addr);
+	    &c->from);
+}
+
+/* XCLIENT in clear is taken, for that is how proxies on one network talk; but
+ * if TLS follows it may have been somebody else's. False: no memory. */
+static bool
+client_remember(struct client *c)
+{
+	const struct session *s = c->s;
+
+	if (c->before != NULL || c->ssl != NULL ||
+	    s->listener->tls != TLS_STARTTLS)
+		return true;
+	c->before = calloc(1, sizeof(*c->before));
+	if (c->before == NULL)
+		return false;
+	c->before->client = s->client_addr;
+	c->before->local = s->local_addr;
+	c->before->ttl = s->ttl;
+	c->before->transport = s->transport;
+	memcpy(c->before->id, s->id, sizeof(s->id));
+	memcpy(c->before->server_name, s->server_name, sizeof(s->server_name));
+	return true;
+}
+
+static void
+client_restore(struct client *c)
+{
+	struct client_origin *o = c->before;
+	struct session *s = c->s;
+
+	if (o == NULL)
+		return;
+	s->client_addr = o->client;
+	s->local_addr = o->local;
+	s->ttl = o->ttl;
+	s->transport = o->transport;
+	memcpy(s->id, o->id, sizeof(s->id));
+	memcpy(s->server_name, o->server_name, sizeof(s->server_name));
+	c->told_tls = false;
+	session_uncount(s);
+	free(o);
+	c->before = NULL;
 }
 
 static void
@@ -794,6 +854,7 @@ client_stls(struct client *c, const struct pop3_command *cmd UNUSED)
 	}
 	secret_clear(&c->name);
 	c->s->utf8 = false;
+	client_restore(c);
 	client_reply(c, "+OK Begin TLS negotiation.");
 	client_pause(c, CLIENT_STLS);
 }
@@ -877,23 +938,42 @@ client_xclient(struct client *c, const struct pop3_command *cmd)
 		client_misplaced(c, "-ERR Invalid parameters.");
 		return;
 	}
-	if (x.addr.len != 0)
-		s->client_addr = x.addr;
-	if (x.dest.len != 0)
-		s->local_addr = x.dest;
-	if (x.session[0] != '\0')
-		memcpy(s->id, x.session, sizeof(s->id));
-	if (x.ttl != 0)
-		s->ttl = x.ttl;
-	if (x.transport != XCLIENT_TRANSPORT_UNSET)
-		s->forwarded_tls = x.transport == XCLIENT_TRANSPORT_TLS;
-	if (x.dest_name[0] != '\0')
-		memcpy(s->server_name, x.dest_name, sizeof(s->server_name));
+	if (!client_remember(c)) {
+		session_close(s, "out of memory");
+		return;
+	}
+	client_adopt(c, &x);
 	session_count(s);
 	if (s->refusal != NULL)
 		client_refuse(c);
 	else
 		client_reply(c, "+OK Updated");
+}
+
+static void
+client_adopt(struct client *c, const struct xclient *x)
+{
+	struct session *s = c->s;
+	struct log_line l;
+
+	/* Both ids in one line: what came before has the old one. */
+	session_log(&l, LOG_DEBUG, s, "XCLIENT is believed");
+	log_cstr(&l, "told_session", x->session);
+	log_end(&l);
+	if (x->addr.len != 0)
+		s->client_addr = x->addr;
+	if (x->dest.len != 0)
+		s->local_addr = x->dest;
+	if (x->session[0] != '\0')
+		memcpy(s->id, x->session, sizeof(s->id));
+	if (x->ttl != 0)
+		s->ttl = x->ttl;
+	if (x->transport != XCLIENT_TRANSPORT_UNSET) {
+		s->transport = x->transport;
+		c->told_tls = x->transport == XCLIENT_TRANSPORT_TLS;
+	}
+	if (x->dest_name[0] != '\0')
+		memcpy(s->server_name, x->dest_name, sizeof(s->server_name));
 }
 
 static void
@@ -1235,6 +1315,7 @@ client_free(struct client **cp)
 		event_free(c->ev);
 	if (c->watch != NULL)
 		event_free(c->watch);
+	free(c->before);
 	if (c->bev != NULL) {
 		if (c->ssl != NULL && SSL_is_init_finished(c->ssl)) {
 			SSL_shutdown(c->ssl);

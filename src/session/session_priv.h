@@ -106,7 +106,8 @@ struct session {
 	struct addr client_addr, local_addr; /* adopted, or the socket's */
 	char id[XCLIENT_SESSION_MAX + 1];
 	unsigned ttl; /* hops that came in; 0 = first hop */
-	bool forwarded_tls; /* a trusted proxy says its client used TLS */
+	/* What a trusted proxy says of its client's leg. */
+	enum xclient_transport transport;
 
 	uint64_t started, clock_left, clock_started; /* ms; see session.c */
 	uint64_t login_started;
@@ -152,8 +153,12 @@ enum session_blame session_failure_blame(enum failure why);
 const char *session_failure_name(enum failure why);
 
 /* Counts the session under its client's address, now that this is known; too
- * many: s->refusal is set. */
+ * many: s->refusal is set. session_uncount(): the address was not the one. */
 void session_count(struct session *s);
+void session_uncount(struct session *s);
+
+/* Whether the client's own leg is encrypted, wherever that ends. */
+bool session_client_encrypted(const struct session *s);
 
 /* Milliseconds from now; 0 takes the deadline away. */
 void session_deadline(struct session *s, uint64_t ms);

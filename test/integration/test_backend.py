@@ -42,7 +42,8 @@ class Leg(Case):
     over = {}
     daemon = None
     listeners = {"pop3": {"tls": "implicit", "max_auth_attempts": 100},
-                 "between": {"tls": "plain", "xclient_trusted": [TRUSTED]}}
+                 "between": {"tls": "plain", "xclient_trusted": [TRUSTED]},
+                 "secure": {"tls": "implicit", "xclient_trusted": [TRUSTED]}}
 
     @classmethod
     def serve(cls, destinations, over=None):
@@ -249,6 +250,25 @@ class Kinds(Leg):
             self.assertEqual(words["SESSION"], "outer.1")
             self.assertEqual(words["TTL"], "3")
             self.assertEqual(words["CLIENT-TRANSPORT"], "TLS")
+
+    def test_insecure_in_front_of_a_secure_leg(self):
+        """From `xclient_trusted` peers CLIENT-TRANSPORT is believed: ... and
+        is what is passed on"""
+        c = self.client(self.daemon.port_of("secure"), tls="implicit",
+                        source=TRUSTED)
+        self.assertReply(c.cmd("XCLIENT ADDR=192.0.2.7 PORT=77 "
+                               "CLIENT-TRANSPORT=insecure"), "+OK")
+        _, reply = self.log_in("plain-xclient", c=c)
+        self.assertReply(reply, "+OK")
+        line, = [x for x in self.backends["plain-xclient"].connection()
+                 .commands if x.startswith("XCLIENT")]
+        self.assertIn("CLIENT-TRANSPORT=insecure", line.split())
+        c = self.client(self.daemon.port_of("secure"), tls="implicit",
+                        source=TRUSTED)
+        c.cmd("XCLIENT ADDR=192.0.2.7 PORT=77 CLIENT-TRANSPORT=insecure")
+        self.log_in("plain-proxy", c=c)
+        seen = self.backends["plain-proxy"].connection()
+        self.assertIsNone(seen.proxy.ssl)
 
     def test_loop(self):
         """at 1 the login is refused as a loop"""
@@ -581,6 +601,43 @@ class Desynchronised(Leg):
                     c.drain()
                 b = self.fails(script)
                 self.assertNoCredentials(b.connection().inside)
+
+    def test_greeting_that_says_not_now(self):
+        """`[IN-USE]`, `[LOGIN-DELAY]`, `[SYS/...]` from the backend: ...
+        neither a failed attempt nor a health failure"""
+        b = self.backend(says("-ERR [SYS/TEMP] Too many connections"),
+                         tls="implicit")
+        self.serve_here({"x": b.destination()}, over={"server": {
+            "host_down_threshold": 1, "host_down_min_clients": 0,
+            "host_down_cooldown": "1h"}})
+        for _ in range(3):
+            self.assertTempFail(self.log_in("x")[1])
+        self.assertEqual(len(b.connections), 3)
+        self.assertEqual({r["failure"] for r in self.daemon.records()
+                          if "failure" in r}, {"busy"})
+
+    def test_retry_is_inside_backend_timeout(self):
+        """backend_connect_retries: extra attempts after a retryable failure,
+        inside backend_timeout (CONFIG): also after one that came when the
+        login was being answered"""
+        def closes_at_user(c):
+            if len(b.connections) > 1:
+                silent(c)
+                return
+            c.send("+OK ready")
+            for line in iter(c.line, None):
+                if line.startswith("USER"):
+                    return
+                c.send("-ERR what?")
+        b = self.backend(closes_at_user, tls="implicit")
+        self.serve_here({"x": b.destination(auth="user")}, over={"server": {
+            "backend_timeout": "1s", "backend_auth_timeout": "8s",
+            "backend_connect_retries": 1}})
+        start = time.monotonic()
+        _, reply = self.log_in("x")
+        self.assertTempFail(reply)
+        self.assertEqual(len(b.connections), 2)
+        self.assertLess(time.monotonic() - start, 6)
 
     def test_too_much(self):
         """any byte that the backend sends beyond the expected reply, before

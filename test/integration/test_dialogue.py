@@ -396,6 +396,7 @@ class Open(Dialogue):
                          "max_auth_attempts": 100},
              "short-tls": {"tls": "implicit", "preauth_timeout": "1s"},
              "one": {"tls": "plain", "max_connections": 1},
+             "relayed": {"tls": "starttls", "xclient_trusted": [TRUSTED]},
              "xclient": {"tls": "plain", "xclient_trusted": [
                  TRUSTED + "/32", "192.0.2.0/24"],
                  "proxy_protocol": "off"},
@@ -1025,6 +1026,19 @@ class Open(Dialogue):
                 return c.greeting.startswith("+OK")
         wait_until(served, "the place is free again")
 
+    def test_far_too_many_connections(self):
+        """beyond it a connection is answered and closed, never left hanging
+        (CONFIG)"""
+        port = self.daemon.port_of("one")
+        self.client(port)
+        held = [socket.create_connection(("127.0.0.1", port))
+                for _ in range(60)]
+        for s in held:
+            s.settimeout(15)
+            self.assertRegex(s.makefile("rb").read(),
+                             rb"\A-ERR \[SYS/TEMP\] [^\n]*\r\n\Z")
+            s.close()
+
     # PROXY and XCLIENT from the client's side
 
     def adopted(self):
@@ -1063,6 +1077,58 @@ class Open(Dialogue):
             self.assertEqual(c.proxy.src, ("192.0.2.77", 1234))
             self.assertEqual(c.proxy.tlvs[0xe0], b"abc.DEF_1")
             self.assertEqual(c.proxy.tlvs[0xe1], b"\4")
+
+    def test_xclient_twice(self):
+        """compared with the adopted address: a believed PROXY header's
+        source, else the socket's (and not what XCLIENT said before)"""
+        self.dialogue(self.daemon.port_of("xclient"), """
+            C: XCLIENT ADDR=198.51.100.1 PORT=1234 SESSION=one TTL=6
+            S: +OK
+            C: XCLIENT SESSION=two TTL=5
+            S: +OK
+            C: USER alice
+            S: +OK
+            C: PASS secret
+            S: +OK""", source=TRUSTED)
+        for c in self.backend_.connections:
+            self.assertEqual(c.proxy.src, ("198.51.100.1", 1234))
+            self.assertEqual(c.proxy.tlvs[0xe0], b"two")
+            self.assertEqual(c.proxy.tlvs[0xe1], b"\4")
+
+    def test_xclient_ahead_of_stls(self):
+        """STLS: all that the client sent before the handshake is thrown
+        away"""
+        port = self.daemon.port_of("relayed")
+        lines = ("XCLIENT ADDR=192.0.2.77 PORT=1234 SESSION=injected TTL=2 "
+                 "CLIENT-TRANSPORT=TLS DESTNAME=evil.example")
+        for again in (False, True):
+            with self.subTest(again=again):
+                self.backend_.forget()
+                c = self.client(port, source=TRUSTED)
+                self.assertReply(c.cmd(lines), "+OK")
+                c.stls()
+                if again:
+                    self.assertReply(
+                        c.cmd("XCLIENT ADDR=192.0.2.9 PORT=99"), "+OK")
+                c.play("C: USER alice\nS: +OK\nC: PASS secret\nS: +OK")
+                proxy = self.backend_.connection().proxy
+                self.assertEqual(proxy.src, ("192.0.2.9", 99) if again
+                                 else c.local[:2])
+                self.assertNotEqual(proxy.tlvs[0xe0], b"injected")
+                self.assertEqual(proxy.tlvs[0xe1], b"\7")
+                self.assertNotIn(b"evil", proxy.raw)
+
+    def test_proxy_does_not_open_the_gate(self):
+        """USER/PASS, PLAIN and LOGIN need TLS on the client leg (a PROXY
+        header may speak of TLS, but only XCLIENT's word opens the gate)"""
+        d = self.mailferry(
+            {"plain": {"tls": "plain", "proxy_protocol": "required",
+                       "proxy_trusted": [TRUSTED]}},
+            {"main": self.backend_.destination()})
+        c = self.client(d, source=TRUSTED, first=v2(
+            "192.0.2.9", tlvs=b"\x20\0\5\1\0\0\0\0"))
+        self.assertReply(c.cmd("USER alice"), "-ERR")
+        self.assertReply(c.cmd(f"AUTH PLAIN {plain('a', 'b')}"), "-ERR")
 
     def test_xclient_that_is_malformed(self):
         """from a trusted peer: `+OK`, address/port/session/TTL adopted"""
