@@ -29,6 +29,10 @@ enum log_format { LOG_TEXT, LOG_JSON };
 int log_open(const char *target, enum log_format format, int level,
     struct err *err) MUST_CHECK;
 
+/* Whether log_open() would work, as far as can be told without making the
+ * file. A path has to be absolute. */
+int log_check(const char *target, struct err *err) MUST_CHECK;
+
 /* Opens the same path again (after logrotate). Failure is logged to the old
  * one, which stays. */
 void log_reopen(void);

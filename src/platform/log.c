@@ -39,7 +39,16 @@ static void log_key(struct log_line *l, const char *key);
 static void log_value(struct log_line *l, const char *value, size_t len,
     bool field);
 static bool log_quoted(const char *value, size_t len);
+static bool log_is_path(const char *target);
 static int log_open_path(const char *path, struct err *err);
+static int log_cannot_open(const char *path, struct err *err);
+static bool log_can_make(const char *path);
+
+static bool
+log_is_path(const char *target)
+{
+	return strcmp(target, "stderr") != 0 && strcmp(target, "syslog") != 0;
+}
 
 static int
 log_open_path(const char *path, struct err *err)
@@ -50,10 +59,51 @@ log_open_path(const char *path, struct err *err)
 	log_created = fd != -1;
 	if (fd == -1 && errno == EEXIST)
 		fd = open(path, flags, 0640);
-	if (fd == -1)
-		return err_set(err, "cannot open the log file %s: %s", path,
-		    strerror(errno));
-	return fd;
+	return fd != -1 ? fd : log_cannot_open(path, err);
+}
+
+static int
+log_cannot_open(const char *path, struct err *err)
+{
+	return err_set(err, "cannot open the log file %s: %s", path,
+	    strerror(errno));
+}
+
+int
+log_check(const char *target, struct err *err)
+{
+	/* A pipe that nobody reads would hold us up. */
+	const int flags =
+	    O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	int fd;
+
+	if (!log_is_path(target))
+		return 0;
+	fd = open(target, flags);
+	if (fd == -1 && (errno != ENOENT || !log_can_make(target)))
+		return log_cannot_open(target, err);
+	if (fd != -1)
+		close(fd);
+	return 0;
+}
+
+/* Else errno says why not. */
+static bool
+log_can_make(const char *path)
+{
+	size_t dir = (size_t)(strrchr(path, '/') - path) + 1;
+	char *copy;
+	bool ok;
+
+	if (path[dir] == '\0') {
+		errno = EISDIR;
+		return false;
+	}
+	copy = strndup(path, dir);
+	ok = copy != NULL &&
+	    faccessat(AT_FDCWD, copy, W_OK | X_OK, AT_EACCESS) == 0;
+	free(copy);
+	return ok;
 }
 
 int

@@ -16,8 +16,9 @@
 #define LISTEN_BACKLOG 4096
 
 static bool listen_is_free(const struct addr *addr);
-static int listen_ids(const struct config *cfg, uid_t *uid, gid_t *gid,
+static int listen_user(const struct config *cfg, uid_t *uid, gid_t *gid,
     struct err *err);
+static int listen_group(const struct config *cfg, gid_t *gid, struct err *err);
 
 /* Sockets of one address share its connections only among siblings: another
  * daemon's, under the same user, must not be joined by accident. */
@@ -76,37 +77,62 @@ listen_open(const struct addr *addr, struct err *err)
 	return fd;
 }
 
+/* And his own group. */
 static int
-listen_ids(const struct config *cfg, uid_t *uid, gid_t *gid, struct err *err)
+listen_user(const struct config *cfg, uid_t *uid, gid_t *gid, struct err *err)
 {
-	const struct config_server *s = &cfg->server;
-	struct passwd *pw = getpwnam(s->user);
-	struct group *gr;
+	const struct passwd *pw = getpwnam(cfg->server.user);
 
 	if (pw == NULL)
-		return err_set(err, "server.user: no such user: %s", s->user);
+		return err_set(err, "no such user: %s", cfg->server.user);
 	*uid = pw->pw_uid;
 	*gid = pw->pw_gid;
-	if (s->group[0] != '\0') {
-		gr = getgrnam(s->group);
-		if (gr == NULL)
-			return err_set(err, "server.group: no such group: %s",
-			    s->group);
-		*gid = gr->gr_gid;
-	}
 	return 0;
+}
+
+/* As it is, if none is named. */
+static int
+listen_group(const struct config *cfg, gid_t *gid, struct err *err)
+{
+	const struct group *gr;
+
+	if (cfg->server.group[0] == '\0')
+		return 0;
+	gr = getgrnam(cfg->server.group);
+	if (gr == NULL)
+		return err_set(err, "no such group: %s", cfg->server.group);
+	*gid = gr->gr_gid;
+	return 0;
+}
+
+void
+listen_check_user(const struct config *cfg, struct config_problems *problems)
+{
+	struct err err;
+	uid_t uid;
+	gid_t gid;
+
+	if (cfg->server.user[0] == '\0')
+		return;
+	if (listen_user(cfg, &uid, &gid, &err) == -1)
+		config_problem(cfg, problems, "server.user", "%s", err.text);
+	if (listen_group(cfg, &gid, &err) == -1)
+		config_problem(cfg, problems, "server.group", "%s", err.text);
 }
 
 int
 listen_drop_privileges(const struct config *cfg, struct err *err)
 {
 	struct rlimit none = {0, 0};
+	struct err why;
 	uid_t uid = 0;
 	gid_t gid = 0;
 
 	if (geteuid() == 0 && cfg->server.user[0] != '\0') {
-		if (listen_ids(cfg, &uid, &gid, err) == -1)
-			return -1;
+		if (listen_user(cfg, &uid, &gid, &why) == -1)
+			return err_set(err, "server.user: %s", why.text);
+		if (listen_group(cfg, &gid, &why) == -1)
+			return err_set(err, "server.group: %s", why.text);
 		log_give(uid, gid);
 		if (initgroups(cfg->server.user, gid) == -1 ||
 		    setgid(gid) == -1 || setuid(uid) == -1)

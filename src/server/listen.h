@@ -14,6 +14,11 @@ int listen_check(const struct addr *addr, struct err *err) MUST_CHECK;
  * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
 int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 
+/* Adds what is wrong with server.user and server.group. For who is root, or has
+ * begun as root: nobody else becomes that user. */
+void listen_check_user(const struct config *cfg,
+    struct config_problems *problems);
+
 /* As root with server.user: becomes that user and its groups for good. In any
  * case no new privileges and no core dumps: memory holds passwords. */
 int listen_drop_privileges(const struct config *cfg,

@@ -65,6 +65,8 @@ struct server {
 
 static struct config *server_load(const char *path,
     struct config_problems *problems);
+static void server_check_host(const struct config *cfg,
+    struct config_problems *problems);
 static int server_printed(void);
 static void server_report(const struct config_problems *problems);
 static void server_log_problems(const struct config_problems *problems);
@@ -137,8 +139,10 @@ server_check(const char *path)
 	struct config *cfg = server_load(path, &problems);
 	struct runtime *rt = NULL;
 
-	if (cfg != NULL)
+	if (cfg != NULL) {
+		server_check_host(cfg, &problems);
 		rt = runtime_new(cfg, NULL, NULL, 0, &problems);
+	}
 	server_report(&problems);
 	config_problems_clear(&problems);
 	if (rt == NULL)
@@ -147,6 +151,20 @@ server_check(const char *path)
 	runtime_discard(&rt);
 	printf("configuration ok\n");
 	return server_printed();
+}
+
+/* What a start would need of this host besides the files that the runtime
+ * reads. Users of another host are nobody's business who is not root. */
+static void
+server_check_host(const struct config *cfg, struct config_problems *problems)
+{
+	struct err err;
+
+	if (geteuid() == 0)
+		listen_check_user(cfg, problems);
+	if (log_check(cfg->server.log_target, &err) == -1)
+		config_problem(cfg, problems, "server.log_target", "%s",
+		    err.text);
 }
 
 /* A full disk or a closed pipe is no success. */

@@ -127,7 +127,7 @@ class Problems(Case):
         """What is said about a configuration: the problem lines, taken
         apart."""
         directory = temp_dir()
-        path = os.path.join(directory, "m.yaml")
+        self.path = path = os.path.join(directory, "m.yaml")
         from harness.yaml import dump
         written, where = dump(merge(self.base, over or {}))
         data = text if text is not None else written
@@ -291,6 +291,61 @@ class Problems(Case):
                 "listener": {"pop3": {"bind": [f"{bind}:{self.free}"]}},
                 "destination": {"x": {"protocol": {"pop3": {
                     "port": self.free}}}}}, r"^destination\.x.*")
+
+    @need_root()
+    def test_user(self):
+        """A user or group that is not there is a problem before the start
+        finds out, and of no interest to who could not become it."""
+        self.bad("server.user", "no-such-user", "no such user: no-such-user")
+        self.bad("server.group", "no-such-group",
+                 "no such group: no-such-group",
+                 {"server": {"user": "nobody"}})
+        lines = self.lines_of({"server": {"user": "no-such-user",
+                                          "group": "no-such-group"}})
+        self.assertEqual(len(lines), 2, lines)
+        self.assertEqual(self.lines_of({"server": {"user": "nobody"}},
+                                       status=0), [])
+        self.lines_of({"tls": None, "server": {"user": "no-such-user"}})
+        done = run([binary(), "-t", "-c", self.path], user=(65534, 65534))
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_log_target(self):
+        """A log that could not be opened is a problem; one that could be is
+        not made by a check."""
+        directory = temp_dir()
+        new = os.path.join(directory, "new.log")
+        for target, words in ((directory + "/none/x.log",
+                               "No such file or directory"),
+                              (directory, "Is a directory"),
+                              (new + "/", "Is a directory")):
+            self.bad("server.log_target", target, words)
+        self.assertEqual(self.lines_of({"server": {"log_target": new}},
+                                       status=0), [])
+        self.assertEqual(os.listdir(directory), [])
+        with open(new, "w", encoding="ascii") as f:
+            f.write("as it was\n")
+        self.assertEqual(self.lines_of({"server": {"log_target": new}},
+                                       status=0), [])
+        with open(new, encoding="ascii") as f:
+            self.assertEqual(f.read(), "as it was\n")
+
+    @need_root()
+    def test_log_target_of_others(self):
+        """... nor one that only others may open."""
+        directory = temp_dir()
+        path = os.path.join(directory, "mail.log")
+        over = {"tls": None, "server": {"log_target": path}}
+        for there in (False, True):
+            if there:
+                with open(path, "w", encoding="ascii"):
+                    pass
+            self.lines_of(over, status=0)
+            done = run([binary(), "-t", "-c", self.path],
+                       user=(65534, 65534))
+            self.assertEqual(done.returncode, EX_CONFIG, done.stderr)
+            self.assertRegex(done.stderr, rb":\d+:\d+: server\.log_target: "
+                             rb"cannot open the log file .*: "
+                             rb"Permission denied\n")
 
     def test_certificates(self):
         """a certificate that does not match its key, is unreadable"""
