@@ -24,8 +24,26 @@
 
 enum log_format { LOG_TEXT, LOG_JSON };
 
-/* Takes the target over: "stderr", "syslog" or a path (appended to, created
- * 0640). -1: the path cannot be opened, the former target stays. */
+/* A target that is open, and not yet in use. */
+struct log_sink {
+	char *path; /* NULL: none, "stderr" or "syslog" */
+	int fd;
+	bool syslog, created;
+};
+
+/* Opens "stderr", "syslog" or a path (appended to, created 0640) aside. -1: it
+ * cannot be opened. */
+int log_sink_open(struct log_sink *sink, const char *target,
+    struct err *err) MUST_CHECK;
+
+/* From now on lines go there; the former target is closed. Cannot fail. */
+void log_sink_use(struct log_sink *sink, enum log_format format, int level);
+
+/* For one that is not to be used after all: a file that it has made goes
+ * again. Nothing for one that is zeroed or used. */
+void log_sink_clear(struct log_sink *sink);
+
+/* Opens and uses. -1: the former target stays. */
 int log_open(const char *target, enum log_format format, int level,
     struct err *err) MUST_CHECK;
 

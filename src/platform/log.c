@@ -40,7 +40,8 @@ static void log_value(struct log_line *l, const char *value, size_t len,
     bool field);
 static bool log_quoted(const char *value, size_t len);
 static bool log_is_path(const char *target);
-static int log_open_path(const char *path, struct err *err);
+static int log_open_path(const char *path, bool *created, struct err *err);
+static void log_onto(int fd);
 static int log_cannot_open(const char *path, struct err *err);
 static bool log_can_make(const char *path);
 
@@ -51,12 +52,12 @@ log_is_path(const char *target)
 }
 
 static int
-log_open_path(const char *path, struct err *err)
+log_open_path(const char *path, bool *created, struct err *err)
 {
 	const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY;
 	int fd = open(path, flags | O_EXCL, 0640);
 
-	log_created = fd != -1;
+	*created = fd != -1;
 	if (fd == -1 && errno == EEXIST)
 		fd = open(path, flags, 0640);
 	return fd != -1 ? fd : log_cannot_open(path, err);
@@ -107,62 +108,94 @@ log_can_make(const char *path)
 }
 
 int
-log_open(const char *target, enum log_format format, int level, struct err *err)
+log_sink_open(struct log_sink *sink, const char *target, struct err *err)
 {
-	enum log_kind kind = LOG_TO_FILE;
-	int fd = STDERR_FILENO, old;
-	char *path = NULL;
+	memset(sink, 0, sizeof(*sink));
+	sink->fd = STDERR_FILENO;
+	sink->syslog = strcmp(target, "syslog") == 0;
+	if (!log_is_path(target))
+		return 0;
+	sink->path = strdup(target);
+	if (sink->path == NULL)
+		return err_set(err, "out of memory");
+	sink->fd = log_open_path(target, &sink->created, err);
+	if (sink->fd != -1)
+		return 0;
+	free(sink->path);
+	sink->path = NULL;
+	return -1;
+}
 
-	if (strcmp(target, "stderr") == 0) {
-		kind = LOG_TO_STDERR;
-	} else if (strcmp(target, "syslog") == 0) {
-		kind = LOG_TO_SYSLOG;
+void
+log_sink_use(struct log_sink *sink, enum log_format format, int level)
+{
+	if (sink->syslog)
 		openlog("mailferry", LOG_PID | LOG_NDELAY, LOG_MAIL);
-	} else {
-		path = strdup(target);
-		if (path == NULL)
-			return err_set(err, "out of memory");
-		fd = log_open_path(target, err);
-		if (fd == -1) {
-			free(path);
-			return -1;
-		}
-	}
 	pthread_mutex_lock(&log_lock);
 	log_format = format;
 	log_level = level;
-	old = log_fd;
-	log_fd = fd;
-	log_kind = kind;
+	if (log_fd == STDERR_FILENO)
+		log_fd = sink->fd;
+	else
+		log_onto(sink->fd);
+	log_kind = sink->syslog	 ? LOG_TO_SYSLOG
+	    : sink->path != NULL ? LOG_TO_FILE
+				 : LOG_TO_STDERR;
+	log_created = sink->created;
 	free(log_path);
-	log_path = path;
+	log_path = sink->path;
 	pthread_mutex_unlock(&log_lock);
-	if (old != STDERR_FILENO)
-		close(old);
+	memset(sink, 0, sizeof(*sink));
+}
+
+/* Onto the number that is in use: a worker may be about to write, and that
+ * number must not become a connection meanwhile. */
+static void
+log_onto(int fd)
+{
+	while (dup3(fd, log_fd, O_CLOEXEC) == -1 && errno == EINTR)
+		continue;
+	if (fd != STDERR_FILENO)
+		close(fd);
+}
+
+void
+log_sink_clear(struct log_sink *sink)
+{
+	if (sink->path == NULL)
+		return;
+	close(sink->fd);
+	if (sink->created)
+		unlink(sink->path);
+	free(sink->path);
+	memset(sink, 0, sizeof(*sink));
+}
+
+int
+log_open(const char *target, enum log_format format, int level, struct err *err)
+{
+	struct log_sink sink;
+
+	if (log_sink_open(&sink, target, err) == -1)
+		return -1;
+	log_sink_use(&sink, format, level);
 	return 0;
 }
 
 void
 log_reopen(void)
 {
-	struct err err;
-	int fd = -1;
+	struct err err = {""};
+	bool created;
+	int fd;
 
 	pthread_mutex_lock(&log_lock);
 	if (log_path != NULL) {
-		fd = log_open_path(log_path, &err);
-		/* Onto the same number: a worker may be about to write. */
-		if (fd != -1 && dup3(fd, log_fd, O_CLOEXEC) == -1)
-			err_set(&err, "cannot reopen the log: %s",
-			    strerror(errno));
-		else if (fd != -1)
-			err.text[0] = '\0';
-	} else {
-		err.text[0] = '\0';
+		fd = log_open_path(log_path, &created, &err);
+		if (fd != -1)
+			log_onto(fd);
 	}
 	pthread_mutex_unlock(&log_lock);
-	if (fd != -1)
-		close(fd);
 	if (err.text[0] != '\0')
 		log_msg(LOG_ERR, "%s", err.text);
 }

@@ -47,6 +47,7 @@ struct server_empty {
 
 struct server {
 	const char *path;
+	char *user, *group; /* of a start as root, else NULL */
 	struct event_base *base;
 	struct mailbox *mailbox;
 	struct worker **worker;
@@ -87,6 +88,12 @@ static size_t server_n_binds(const struct config *cfg);
 static bool server_signals(struct server *sv);
 static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
 static void server_reload(struct server *sv);
+static void server_reload_host(const struct server *sv,
+    const struct config *cfg, struct log_sink *sink,
+    struct config_problems *problems);
+static void server_reloaded(struct server *sv, struct log_sink *sink);
+static bool server_is_new(const char *started, const char *now);
+static void server_log_waits(const char *key);
 static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
 static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
 static void server_grace_cb(evutil_socket_t fd, short what, void *arg);
@@ -264,6 +271,10 @@ server_start(struct server *sv, struct config *cfg,
 	struct runtime *rt;
 
 	listen_raise_limits();
+	if (geteuid() == 0) {
+		sv->user = strdup(cfg->server.user);
+		sv->group = strdup(cfg->server.group);
+	}
 	sv->base = event_base_new();
 	if (sv->base != NULL)
 		sv->mailbox = mailbox_new(sv->base);
@@ -534,32 +545,74 @@ server_reload(struct server *sv)
 {
 	struct config_problems problems;
 	struct config *cfg = server_load(sv->path, &problems);
+	struct log_sink sink = {.path = NULL};
 	struct runtime *rt = NULL;
 	struct err err = {""};
 
-	if (cfg != NULL)
+	if (cfg != NULL) {
+		server_reload_host(sv, cfg, &sink, &problems);
 		rt = runtime_new(cfg, sv->rt, sv->runtime_worker, sv->n_workers,
 		    &problems);
+	}
 	server_log_problems(&problems);
 	config_problems_clear(&problems);
 	if (rt != NULL && server_publish(sv, rt, &err) == -1)
 		runtime_discard(&rt);
 	if (rt == NULL) {
+		log_sink_clear(&sink);
 		log_msg(LOG_ERR,
 		    "reload failed%s%s; the old configuration "
 		    "stays",
 		    err.text[0] != '\0' ? ": " : "", err.text);
 		return;
 	}
-	cfg = rt->cfg;
-	if (server_threads(cfg) != sv->n_workers)
-		log_msg(LOG_WARNING,
-		    "server.threads takes effect at the next start");
-	if (log_open(cfg->server.log_target, cfg->server.log_format,
-		cfg->server.log_level, &err) == -1)
-		log_msg(LOG_ERR, "%s; logging where it was", err.text);
+	server_reloaded(sv, &sink);
+}
+
+/* What is needed of the host: the log, open but not used before all else is
+ * right, and the user of the next start, who may be a new one. */
+static void
+server_reload_host(const struct server *sv, const struct config *cfg,
+    struct log_sink *sink, struct config_problems *problems)
+{
+	const struct config_server *s = &cfg->server;
+	struct err err;
+
+	if (server_is_new(sv->user, s->user) ||
+	    server_is_new(sv->group, s->group))
+		listen_check_user(cfg, problems);
+	if (log_sink_open(sink, s->log_target, &err) == -1)
+		config_problem(cfg, problems, "server.log_target", "%s",
+		    err.text);
+}
+
+static void
+server_reloaded(struct server *sv, struct log_sink *sink)
+{
+	const struct config_server *s = &sv->rt->cfg->server;
+
+	log_sink_use(sink, s->log_format, s->log_level);
+	if (server_threads(sv->rt->cfg) != sv->n_workers)
+		server_log_waits("server.threads");
+	if (server_is_new(sv->user, s->user))
+		server_log_waits("server.user");
+	if (server_is_new(sv->group, s->group))
+		server_log_waits("server.group");
 	server_stats_run(sv);
 	server_log_start(sv, "reloaded");
+}
+
+/* Where a start as root has been told something else. */
+static bool
+server_is_new(const char *started, const char *now)
+{
+	return started != NULL && strcmp(started, now) != 0;
+}
+
+static void
+server_log_waits(const char *key)
+{
+	log_msg(LOG_WARNING, "%s takes effect at the next start", key);
 }
 
 static void
@@ -780,6 +833,8 @@ server_clear(struct server *sv)
 	free(sv->worker);
 	free(sv->runtime_worker);
 	free(sv->empty);
+	free(sv->user);
+	free(sv->group);
 	if (sv->base != NULL)
 		event_base_free(sv->base);
 }

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import unittest
@@ -16,7 +17,7 @@ from harness.client import b64, oauthbearer, plain, xoauth2
 from harness.fake_backend import silent
 from harness.mailferry import binary, merge, sanitized
 from harness.ports import free_port, is_listening
-from harness.proc import run, temp_dir, wait_until
+from harness.proc import descriptors, run, temp_dir, wait_until
 from harness.yaml import Raw
 
 EX_CONFIG = 78
@@ -610,6 +611,62 @@ class Reload(Case):
         self._clients.clear()
         self.assertEqual(failures, [])
 
+    def test_bad_log(self):
+        """SIGHUP = reload everything as one runtime, or keep the old and say
+        exactly why"""
+        d = self.start({"capabilities": {"pop3": {"banner": "one"}}})
+        good, directory = d.tree, temp_dir()
+        bad = {"server": {"log_target": directory + "/none/mail.log"},
+               "capabilities": {"pop3": {"banner": "two"}}}
+        mark = d.mark()
+        d.change(bad)
+        self.reload("^reload failed")
+        place = f"{d.path}:{d.where['server.log_target']}:"
+        self.assertTrue([
+            r for r in d.records(mark) if r["message"].startswith(place)
+            and "server.log_target: cannot open the log file" in r["message"]])
+        self.assertNotIn('"reloaded"', d.output(mark))
+        self.assertEqual(self.client(d, tls="implicit").greeting, "+OK one")
+        # The new log is neither used nor there when something else is bad.
+        taken = free_port()
+        with socket.create_server(("127.0.0.1", taken)):
+            for what in ({"nonsense": {"x": 1}}, {"listener": {"more": {
+                    "bind": [f"127.0.0.1:{taken}"], "tls": "plain"}}}):
+                d.tree = good
+                d.change({"server": {"log_target": directory + "/mail.log"},
+                          **what})
+                self.reload("^reload failed")
+                self.assertEqual(os.listdir(directory), [])
+        d.tree = good
+        d.change({"capabilities": {"pop3": {"banner": "two"}}})
+        self.reload("^reloaded")
+        self.assertEqual(self.client(d, tls="implicit").greeting, "+OK two")
+
+    @need_root()
+    def test_other_log(self):
+        """A reload may send the log elsewhere, and back; no line and no
+        descriptor is lost."""
+        d = self.start()
+        path = os.path.join(temp_dir(), "mail.log")
+
+        def says(what, count):
+            with open(path, encoding="utf-8") as f:
+                return f.read().count(what) == count
+        d.change({"server": {"log_target": path}})
+        d.hang_up()
+        wait_until(lambda: os.path.exists(path) and says("reloaded", 1),
+                   "the new log")
+        before = descriptors(d.pid)
+        d.hang_up()
+        wait_until(lambda: says("reloaded", 2), "the same log again")
+        self.where()
+        wait_until(lambda: says("session closed", 1), "the session")
+        self.assertEqual(descriptors(d.pid), before)
+        d.change({"server": {"log_target": None}})
+        self.reload("^reloaded")
+        self.assertTrue(says("reloaded", 2))
+        self.assertEqual(descriptors(d.pid), before)
+
     def test_log_file_is_reopened(self):
         """/path/to/file (reopened on SIGHUP) (CONFIG)"""
         directory = temp_dir()
@@ -1057,6 +1114,34 @@ class Privileges(Case):
         d.hang_up()
         d.wait_log("reloaded", mark)
         self.login(d, tls="implicit")
+
+    def test_user_of_the_next_start(self):
+        """A reload says what it cannot change, and what the next start could
+        not."""
+        b = self.backend(tls="implicit")
+        d = self.mailferry(
+            {"pop3": {"tls": "implicit"}}, {"x": b.destination()},
+            over={"tls": {"certificate": None}, "server": {"user": "nobody"}})
+
+        def reload(what, **server):
+            mark = d.mark()
+            d.change({"server": server})
+            d.hang_up()
+            d.wait_log(f'"{what}', mark)
+            return [r["message"] for r in d.records(mark)
+                    if "server." in r["message"]]
+        later = " takes effect at the next start"
+        self.assertEqual(reload("reloaded"), [])
+        for _ in range(2):
+            self.assertEqual(reload("reloaded", user="daemon"),
+                             ["server.user" + later])
+        self.assertEqual(reload("reloaded", user="nobody", group="daemon"),
+                         ["server.group" + later])
+        said = reload("reload failed", user="no-such-user", group=None)
+        self.assertRegex(said[0], r":\d+:\d+: server\.user: no such user")
+        said = reload("reload failed", user="nobody", group="no-such-group")
+        self.assertRegex(said[0], r":\d+:\d+: server\.group: no such group")
+        self.assertEqual(reload("reloaded", user="nobody", group=None), [])
 
     def keeps_nothing(self, d, status):
         """keeps no capability, sets no-new-privs, turns core dumps off"""

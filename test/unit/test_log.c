@@ -192,6 +192,49 @@ START_TEST(a_path_that_cannot_be_opened_changes_nothing)
 }
 END_TEST
 
+START_TEST(a_check_and_an_unused_sink_leave_nothing_behind)
+{
+	struct log_sink sink;
+	struct err err;
+	char other[80];
+
+	snprintf(other, sizeof(other), "%s.other", path);
+	line(LOG_TEXT, "one", 3);
+	ck_assert_int_eq(log_check(other, &err), 0);
+	ck_assert_int_eq(access(other, F_OK), -1);
+	ck_assert_int_eq(log_sink_open(&sink, other, &err), 0);
+	log_msg(LOG_INFO, "still here");
+	ck_assert_int_eq(access(other, F_OK), 0);
+	log_sink_clear(&sink);
+	ck_assert_int_eq(access(other, F_OK), -1);
+	ck_assert_ptr_nonnull(strstr(logged(), "info still here"));
+	/* What was there before stays. */
+	ck_assert_int_eq(log_sink_open(&sink, path, &err), 0);
+	log_sink_clear(&sink);
+	ck_assert_int_eq(access(path, F_OK), 0);
+}
+END_TEST
+
+/* A worker that has read the number and is about to write must not find
+ * another file there. */
+START_TEST(another_log_takes_the_number_of_the_former)
+{
+	int before = dup(STDERR_FILENO), after;
+	struct err err;
+
+	close(before);
+	line(LOG_TEXT, "one", 3);
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(log_open(i == 1 ? "stderr" : path, LOG_TEXT,
+				     LOG_INFO, &err),
+		    0);
+		after = dup(STDERR_FILENO);
+		ck_assert_int_eq(after, before + 1);
+		close(after);
+	}
+}
+END_TEST
+
 int
 main(void)
 {
@@ -210,6 +253,8 @@ main(void)
 	tcase_add_test(tc, escape_shows_utf8_and_hides_controls);
 	tcase_add_test(tc, reopen_follows_a_moved_file);
 	tcase_add_test(tc, a_path_that_cannot_be_opened_changes_nothing);
+	tcase_add_test(tc, a_check_and_an_unused_sink_leave_nothing_behind);
+	tcase_add_test(tc, another_log_takes_the_number_of_the_former);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
