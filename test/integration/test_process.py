@@ -667,6 +667,29 @@ class Reload(Case):
         self.assertTrue(says("reloaded", 2))
         self.assertEqual(descriptors(d.pid), before)
 
+    def test_log_file_alone_is_reopened(self):
+        """SIGUSR1: Open the log file again, for logrotate(8), and do nothing
+        else. (mailferry(8))"""
+        path = os.path.join(temp_dir(), "mail.log")
+        d = self.start({"server": {"log_target": path}})
+        wait_until(lambda: os.path.exists(path) and os.path.getsize(path),
+                   "the log file")
+        os.rename(path, path + ".1")
+        d.change({"routing": {"default_destination": "new"}})
+        with open(path + ".1", "rb") as f:
+            before = len(f.read())
+        d.process.signal(signal.SIGUSR1)
+        wait_until(lambda: os.path.exists(path), "a new log file")
+        self.assertEqual(self.where(), "+OK old")
+
+        def written():
+            with open(path, encoding="utf-8") as f:
+                return f.read()
+        wait_until(lambda: "session closed" in written(), "it is written to")
+        self.assertNotIn("reload", written())
+        self.assertEqual(os.path.getsize(path + ".1"), before)
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o640)
+
     def test_log_file_is_reopened(self):
         """/path/to/file (reopened on SIGHUP) (CONFIG)"""
         directory = temp_dir()
