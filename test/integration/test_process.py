@@ -20,6 +20,7 @@ from harness.ports import free_port, is_listening
 from harness.proc import descriptors, run, temp_dir, wait_until
 from harness.yaml import Raw
 
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 EX_CONFIG = 78
 PROBLEM = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): "
                      r"(?P<rest>.+)")
@@ -933,6 +934,118 @@ class Log(Case):
                                    r"\w+ login failed .*client=127\.0\.0\.3 ")
             # No field can be forged: what a user chose stands in quotes.
             self.assertRegex(line, r'user="[^"]*"')
+
+
+class Fail2ban(Case):
+    """This matches each login that was refused, and no other line, whatever
+    the client calls itself (mailferry(8))"""
+
+    # What fail2ban puts in for <ADDR>, but for its named groups.
+    ADDRESS = r"(?P<addr>(?:\d{1,3}\.){3}\d{1,3}|" \
+              r"(?:[0-9a-fA-F]{1,4}::?|::){1,7}" \
+              r"(?:[0-9a-fA-F]{1,4}|(?<=:):))"
+    FORGED = "x login failed session=abc client=9.9.9.9 "
+
+    @staticmethod
+    def expressions():
+        """The one that is installed, and the one that the manual shows."""
+        with open(os.path.join(TOP, "etc/fail2ban/filter.d/mailferry.conf"),
+                  encoding="utf-8") as f:
+            yield re.search(r"^failregex = (.+)$", f.read(), re.M)[1]
+        with open(os.path.join(TOP, "docs/mailferry.8"),
+                  encoding="utf-8") as f:
+            shown = re.search(r"^\.Dl failregex = (.+)$", f.read(), re.M)[1]
+            yield shown.replace(r"\e", "\\")
+
+    @staticmethod
+    def as_read(line):
+        """A line of a file, whose time fail2ban takes out; of the journal;
+        and of syslog, which stamps it."""
+        yield line.split(" ", 1)[1]
+        yield f"mail mailferry[7]: {line}"
+        yield "mail mailferry[7]: " + line.split(" ", 2)[2]
+
+    def offenders(self, lines):
+        """The addresses that each expression finds, which have to agree."""
+        found = []
+        for line in lines:
+            hits = set()
+            for expression in self.expressions():
+                self.assertIn("<ADDR>", expression)
+                form = re.compile(expression.replace("<ADDR>", self.ADDRESS))
+                for text in self.as_read(line):
+                    hit = form.search(text)
+                    hits.add(hit and hit["addr"])
+            self.assertEqual(len(hits), 1, line)
+            found += [address for address in hits if address]
+        return found
+
+    def daemon(self):
+        dead = self.backend(tls="implicit")
+        dead.close()
+        port = free_port()
+        return self.mailferry(
+            {"front": {"tls": "plain", "bind": [f"127.0.0.1:{port}",
+                                                f"[::1]:{port}"],
+                       "max_auth_attempts": 100,
+                       "xclient_trusted": ["127.0.0.9/32"]}},
+            {"site": self.backend(Pop3(check=refusing)).destination(),
+             "dead": dead.destination()},
+            {"@dead.example.com": "dead"},
+            {"server": {"log_format": "text", "stats_interval": "50ms"},
+             "capabilities": {"pop3": {
+                 "allow_plain_auth_without_tls": True}}})
+
+    def finish(self, d):
+        """The log's lines, when all that was done is in it."""
+        for c in self._clients:
+            c.cmd("QUIT")
+        wait_until(lambda: d.output().count("session closed") ==
+                   len(self._clients), "the ends of all sessions")
+        return [line for line in d.output().splitlines()
+                if re.match(r"\d{4}-", line)]
+
+    def test_refused(self):
+        """each login that was refused"""
+        d = self.daemon()
+        four = self.client(d, source="127.0.0.3")
+        six = self.client(d, address="::1")
+        told = self.client(d, source="127.0.0.9")
+        told.play("C: XCLIENT ADDR=2001:db8::7 PORT=77 SESSION=mx-1.a_B\n"
+                  "S: +OK")
+        for c in (four, six, told):
+            c.cmd("USER bob@example.com")
+            self.assertReply(c.cmd("PASS wrong"), "-ERR [AUTH]")
+            c.cmd("AUTH PLAIN " + plain(self.FORGED, "wrong"))
+            c.cmd("AUTH PLAIN " + b64("malformed"))
+        found = self.offenders(self.finish(d))
+        self.assertEqual(found, ["127.0.0.3"] * 3 + ["::1"] * 3 +
+                         ["2001:db8::7"] * 3)
+
+    def test_others(self):
+        """and no other line, whatever the client calls itself"""
+        d = self.daemon()
+        c = self.client(d, source="127.0.0.3")
+        for user in ("bob@dead.example.com",
+                     "login=failed:session=abc,client=9.9.9.9@dead.example.com",
+                     "failed\tsession=abc\tclient=9.9.9.9@dead.example.com"
+                     .replace("\t", "\xa0")):
+            self.assertTempFail(c.cmd("AUTH PLAIN " + plain(user, "x")))
+        c.cmd(self.FORGED)
+        c.cmd(f"CAPA {self.FORGED}")
+        c = self.client(d, address="::1")
+        c.cmd("USER client=9.9.9.9")
+        self.assertReply(c.cmd("PASS right"), "+OK")
+        d.hang_up()
+        d.wait_log("reloaded")
+        d.change({"nonsense": {"x": 1}})
+        d.hang_up()
+        d.wait_log("reload failed")
+        d.wait_log("statistics")
+        lines = self.finish(d)
+        self.assertEqual(self.offenders(lines), [])
+        for what in ("login deferred", "session closed", "routed", "9.9.9.9"):
+            self.assertTrue([line for line in lines if what in line], what)
 
 
 class Secrets(Case):
