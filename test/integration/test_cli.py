@@ -5,10 +5,11 @@ import re
 import subprocess
 import unittest
 
-from harness.case import Case, certs
+from harness.case import Case, certs, need
 from harness.mailferry import binary
 from harness.proc import run, temp_dir
 
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BACKEND = {"pop3": {"port": 110, "tls": "starttls"}}
 
 
@@ -143,6 +144,65 @@ class Summary(Command):
             self.assertIn("server.threads", err)
 
 
+@need("bash")
+class Completion(Command):
+    """bash completion, from what the program itself says"""
+
+    # What the package bash-completion does for a completion, and bash.
+    BASH = r'''
+        _init_completion() {
+            words=("${COMP_WORDS[@]}") cword=$COMP_CWORD
+            cur=${words[cword]} prev=${words[cword - 1]}
+        }
+        _filedir() { COMPREPLY=("a file: $1"); }
+        source "$1" || exit
+        shift
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        read -ra how < <(complete -p mailferry)
+        [[ ${how[*]} == *"-F "* ]] || exit
+        "${how[-2]}" "$1" "${@: -1}" "${@: -2:1}" || exit
+        printf '%s\n' "${COMPREPLY[@]}"
+    '''
+
+    def complete(self, *words):
+        """What a tabulator behind these words offers."""
+        script = os.path.join(TOP, "etc/bash-completion/mailferry")
+        done = run(["bash", "--norc", "-uc", self.BASH, "bash", script,
+                    binary(), *words])
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        return done.stdout.decode().split("\n")[:-1]
+
+    def test_options(self):
+        self.assertEqual(self.complete("--d"), ["--delete", "--dump-config"])
+        self.assertEqual(
+            self.complete("-"),
+            ["--check", "--config", "--delete", "--dump-config", "--help",
+             "--set", "--version", "-V", "-c", "-h", "-t"])
+        self.assertEqual(self.complete("route", "--s"), ["--set"])
+
+    def test_every_option_is_taken(self):
+        """No word is offered that the program does not know."""
+        for word in self.complete("-"):
+            command = ["route"] if word in ("--set", "--delete") else []
+            done = run([binary(), *command, word, "/nonexistent"])
+            self.assertNotIn(b"unrecognized option", done.stderr)
+            self.assertNotIn(b"invalid option", done.stderr)
+
+    def test_commands(self):
+        self.assertEqual(self.complete(""), ["route"])
+        self.assertEqual(self.complete("ro"), ["route"])
+        self.assertEqual(self.complete("x"), [""])
+        # Only in front.
+        self.assertEqual(self.complete("-t", "ro"), [""])
+
+    def test_configuration(self):
+        for option in ("-c", "--config"):
+            self.assertEqual(self.complete(option, "/etc/"),
+                             ["a file: y?(a)ml"])
+            self.assertEqual(self.complete("route", option, ""),
+                             ["a file: y?(a)ml"])
+
+
 class Dump(Command):
     def dump(self, path, **keys):
         return self.call("--dump-config", "-c", path, **keys)[0]
@@ -178,8 +238,7 @@ class Dump(Command):
 
     def test_sample(self):
         """Every key is there, with what the sample says of it."""
-        root = os.path.join(os.path.dirname(__file__), "..", "..")
-        sample = os.path.join(root, "etc", "mailferry.yaml")
+        sample = os.path.join(TOP, "etc/mailferry.yaml")
         with open(sample, encoding="utf-8") as f:
             text = f.read()
         out = self.dump(sample)
