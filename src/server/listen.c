@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LISTEN_BACKLOG 4096
@@ -19,6 +21,10 @@ static bool listen_is_free(const struct addr *addr);
 static int listen_user(const struct config *cfg, uid_t *uid, gid_t *gid,
     struct err *err);
 static int listen_group(const struct config *cfg, gid_t *gid, struct err *err);
+static int listen_become(const struct config *cfg, struct err *err);
+static int listen_drop_bounds(struct err *err);
+static int listen_drop_capabilities(struct err *err);
+static int listen_seal(struct err *err);
 
 /* Sockets of one address share its connections only among siblings: another
  * daemon's, under the same user, must not be joined by accident. */
@@ -123,28 +129,87 @@ listen_check_user(const struct config *cfg, struct config_problems *problems)
 int
 listen_drop_privileges(const struct config *cfg, struct err *err)
 {
-	struct rlimit none = {0, 0};
+	if (geteuid() == 0 && cfg->server.user[0] != '\0' &&
+	    listen_become(cfg, err) == -1)
+		return -1;
+	return listen_seal(err);
+}
+
+/* Who is not started as root keeps what he was given: a reload may have to
+ * bind a port below 1024. */
+static int
+listen_become(const struct config *cfg, struct err *err)
+{
 	struct err why;
 	uid_t uid = 0;
 	gid_t gid = 0;
 
-	if (geteuid() == 0 && cfg->server.user[0] != '\0') {
-		if (listen_user(cfg, &uid, &gid, &why) == -1)
-			return err_set(err, "server.user: %s", why.text);
-		if (listen_group(cfg, &gid, &why) == -1)
-			return err_set(err, "server.group: %s", why.text);
-		log_give(uid, gid);
-		if (initgroups(cfg->server.user, gid) == -1 ||
-		    setgid(gid) == -1 || setuid(uid) == -1)
-			return err_set(err, "cannot become user %s: %s",
-			    cfg->server.user, strerror(errno));
-		if (uid != 0 && setuid(0) == 0)
-			return err_set(err, "could become root again");
-	}
-	/* After the change of user, which would reset them. */
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	setrlimit(RLIMIT_CORE, &none);
+	if (listen_user(cfg, &uid, &gid, &why) == -1)
+		return err_set(err, "server.user: %s", why.text);
+	if (listen_group(cfg, &gid, &why) == -1)
+		return err_set(err, "server.group: %s", why.text);
+	log_give(uid, gid);
+	if (uid != 0 && listen_drop_bounds(err) == -1)
+		return -1;
+	if (initgroups(cfg->server.user, gid) == -1 || setgid(gid) == -1 ||
+	    setuid(uid) == -1)
+		return err_set(err, "cannot become user %s: %s",
+		    cfg->server.user, strerror(errno));
+	if (uid == 0)
+		return 0; /* as asked for; the log warns of it */
+	if (listen_drop_capabilities(err) == -1)
+		return -1;
+	if (setuid(0) == 0)
+		return err_set(err, "could become root again");
+	return 0;
+}
+
+/* So that nothing which we might be made to execute gets one back. Root without
+ * CAP_SETPCAP, as in a container, may not do this and leaves them. */
+static int
+listen_drop_bounds(struct err *err)
+{
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) != -1;
+	     cap++)
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == -1 &&
+		    errno != EPERM)
+			return err_set(err, "cannot limit the capabilities: %s",
+			    strerror(errno));
+	return 0;
+}
+
+/* Also those that the change of user leaves: inherited ones, and all of them
+ * where whoever started us has asked the kernel to keep them. Without
+ * inheritable ones there are no ambient ones. */
+static int
+listen_drop_capabilities(struct err *err)
+{
+	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+	if (syscall(SYS_capset, &head, none) == -1)
+		return err_set(err, "cannot give up the capabilities: %s",
+		    strerror(errno));
+	return 0;
+}
+
+/* Memory holds passwords: no core dumps, nobody to trace us. After the change
+ * of user, which would reset that. */
+static int
+listen_seal(struct err *err)
+{
+	struct rlimit none = {0, 0};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
+		return err_set(err, "cannot rule out new privileges: %s",
+		    strerror(errno));
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
+		return err_set(err, "cannot rule out core dumps: %s",
+		    strerror(errno));
+	/* No more than a second lock: a sandbox may refuse it. */
+	if (setrlimit(RLIMIT_CORE, &none) == -1)
+		log_msg(LOG_WARNING, "cannot limit core dumps: %s",
+		    strerror(errno));
 	return 0;
 }
 

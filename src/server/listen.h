@@ -19,8 +19,9 @@ int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 void listen_check_user(const struct config *cfg,
     struct config_problems *problems);
 
-/* As root with server.user: becomes that user and its groups for good. In any
- * case no new privileges and no core dumps: memory holds passwords. */
+/* As root with server.user: becomes that user and its groups for good, without
+ * any capability. In any case no new privileges and no core dumps. -1: not all
+ * of that could be had. */
 int listen_drop_privileges(const struct config *cfg,
     struct err *err) MUST_CHECK;
 

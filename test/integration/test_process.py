@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import unittest
 
-from harness.case import Case, Pop3, certs, context, need_root
+from harness.case import Case, Pop3, certs, context, need, need_root
 from harness.client import b64, oauthbearer, plain, xoauth2
 from harness.fake_backend import silent
 from harness.mailferry import binary, merge, sanitized
@@ -21,7 +22,10 @@ from harness.proc import descriptors, run, temp_dir, wait_until
 from harness.yaml import Raw
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
-EX_CONFIG = 78
+REFUSE = os.path.join(TOP, "test/integration/harness/refuse.py")
+EX_NOPERM, EX_CONFIG = 77, 78
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+CAP_NET_BIND_SERVICE = 10
 PROBLEM = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): "
                      r"(?P<rest>.+)")
 
@@ -1228,14 +1232,13 @@ class Privileges(Case):
         d.start()
         # The ports are bound before, but served only afterwards.
         self.login(d, tls="implicit")
-        with open(f"/proc/{d.pid}/status", encoding="ascii") as f:
-            status = f.read()
+        status = self.status(d.pid)
         uid, gid = 65534, 65534
         self.assertRegex(status, rf"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
         self.assertRegex(status, rf"Gid:\t{gid}\t{gid}\t{gid}\t{gid}\n")
         groups = re.search(r"Groups:\t(.*)\n", status)[1].split()
         self.assertIn(groups, ([], [str(gid)]))
-        self.keeps_nothing(d, status)
+        self.keeps_nothing(d)
         # A reload reads the files as the user that it is now.
         mark = d.mark()
         d.hang_up()
@@ -1279,15 +1282,106 @@ class Privileges(Case):
         self.assertRegex(said[0], r":\d+:\d+: server\.group: no such group")
         self.assertEqual(reload("reloaded", user="nobody", group=None), [])
 
-    def keeps_nothing(self, d, status):
+    def dropping(self, *via, start=True, **server):
+        """A daemon that becomes nobody, executed by way of a command."""
+        d = self.mailferry(
+            {"pop3": {"tls": "implicit"}},
+            {"x": self.backend(tls="implicit").destination()},
+            over={"server": {"user": "nobody", **server},
+                  "tls": {"certificate": None}}, start=False)
+        d.via = via
+        if start:
+            d.start()
+            # Bound before, served only afterwards.
+            self.login(d, tls="implicit", ctx=context())
+        return d
+
+    @staticmethod
+    def status(pid):
+        with open(f"/proc/{pid}/status", encoding="ascii") as f:
+            return f.read()
+
+    @classmethod
+    def capabilities(cls, pid):
+        return {name: int(value, 16) for name, value in
+                re.findall(r"Cap(\w+):\t(\w+)\n", cls.status(pid))}
+
+    NONE = {"Inh": 0, "Prm": 0, "Eff": 0, "Bnd": 0, "Amb": 0}
+
+    def keeps_nothing(self, d, caps=None):
         """keeps no capability, sets no-new-privs, turns core dumps off"""
-        for caps in ("Eff", "Prm", "Inh", "Amb"):
-            self.assertRegex(status, rf"Cap{caps}:\t0+\n")
-        self.assertRegex(status, r"NoNewPrivs:\t1\n")
+        for thread in os.listdir(f"/proc/{d.pid}/task"):
+            self.assertEqual(self.capabilities(thread), caps or self.NONE)
+            self.assertRegex(self.status(thread), r"NoNewPrivs:\t1\n")
         # /proc belongs to root where PR_SET_DUMPABLE is off.
         self.assertEqual(os.stat(f"/proc/{d.pid}/maps").st_uid, 0)
         with open(f"/proc/{d.pid}/limits", encoding="ascii") as f:
             self.assertRegex(f.read(), r"Max core file size +0 ")
+
+    @need("setpriv")
+    def test_inherited_capabilities(self):
+        """keeps no capability: not what it was given to pass on, nor where
+        the kernel is told to take none away"""
+        for how in ("--inh-caps=+net_bind_service",
+                    "--ambient-caps=+net_bind_service",
+                    "--securebits=+no_setuid_fixup"):
+            inherits = ["--inh-caps=+net_bind_service"] \
+                if "ambient" in how else []
+            with self.subTest(how=how):
+                d = self.dropping("setpriv", *inherits, how, "--")
+                self.keeps_nothing(d)
+                d.stop()
+
+    @need("setpriv")
+    def test_started_as_a_user(self):
+        """a port that is new has to be one that server.user may bind: who
+        has been given the capability keeps it, as under systemd"""
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start",
+                  encoding="ascii") as f:
+            if int(f.read()) < 1024:
+                self.skipTest("all ports are anybody's")
+        d = self.dropping(
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+            "--inh-caps=-all,+net_bind_service",
+            "--ambient-caps=-all,+net_bind_service",
+            "--bounding-set=-all,+net_bind_service", "--", user="daemon")
+        bind = 1 << CAP_NET_BIND_SERVICE
+        self.keeps_nothing(d, dict.fromkeys(self.NONE, bind))
+        for port in range(1023, 600, -1):
+            if not is_listening(port):
+                break
+        d.change({"listener": {"low": {"bind": [f"127.0.0.1:{port}"],
+                                       "tls": "plain"}}})
+        mark = d.mark()
+        d.hang_up()
+        d.wait_log("reloaded", mark)
+        self.assertReply(self.client(port).greeting, "+OK")
+        # Who it was started as is not its matter.
+        self.assertNotIn("server.user", d.output())
+
+    def test_refused(self):
+        """What cannot be given up stops the start."""
+        for user in ("nobody", ""):
+            for option, words in ((PR_SET_NO_NEW_PRIVS, "new privileges"),
+                                  (PR_SET_DUMPABLE, "core dumps")):
+                with self.subTest(user=user, words=words):
+                    d = self.dropping(sys.executable, REFUSE, str(option),
+                                      "--", start=False, user=user)
+                    # Looking for leaks wants to trace.
+                    d.launch({"ASAN_OPTIONS": "detect_leaks=0"})
+                    self.assertEqual(d.process.wait(), EX_NOPERM, d.output())
+                    self.assertRegex(
+                        d.output(), rf"(?m)^mailferry: cannot rule out {words}"
+                        r": Operation not permitted$")
+                    d.kill()
+                    d.process = None
+
+    def test_bounds_that_stay(self):
+        """Root in a container may not be let limit what programs can get;
+        nobody executes one."""
+        d = self.dropping(sys.executable, REFUSE, str(PR_CAPBSET_DROP), "--")
+        self.keeps_nothing(d, {**self.NONE,
+                               "Bnd": self.capabilities("self")["Bnd"]})
 
     def test_log_file(self):
         """The user who has to open the log again owns what was made for
