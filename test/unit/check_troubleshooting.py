@@ -1,23 +1,32 @@
 #!/usr/bin/env python3
-"""What an operator can read in the log has to be in docs/troubleshooting.md.
+"""What an operator can read in the log and on standard error has to be in
+docs/troubleshooting.md.
 
 Reads the C source: the names in session_failures, and the string literals in
-calls that log, refuse, or explain. A text with conversions (%s) is looked for
-in the pieces between them. Line breaks in the document do not matter."""
+calls that log, refuse, or explain, or are printed to stderr. A text with
+conversions (%s) is looked for in the pieces between them; what a key accepts,
+in parentheses behind what is wrong, explains itself. Line breaks in the
+document do not matter."""
 
 import pathlib
 import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LAYERS = ("session", "service", "server")
+SOURCES = ("session/*.c", "service/*.c", "server/*.c", "platform/*.c", "*.c")
 LOG = ("log_msg", "log_begin", "session_log")
 REASONS = ("backend_fail", "session_failed", "session_close", "err_set",
            "err_set_ssl", "config_problem", "config_warning", "client_end",
            "client_misplaced", "client_malformed", "connector_failed",
            "store_file_problem")
+STDERR = re.compile(r"\bfprintf\s*\(\s*stderr\s*,")
+# About keys, in platform/: calls, and functions that return why.
+KEYS = ("config_error", "config_warn", "config_line", "config_bad_value",
+        "config_yaml_fault")
+ACCEPTED = re.compile(r"\s*\(.*\)$")
 # Adjacent literals are one.
 LITERAL = re.compile(r'"(?:\\.|[^"\\])*"(?:\s*"(?:\\.|[^"\\])*")*')
+WHY = re.compile(r"\breturn\s+(" + LITERAL.pattern + ");")
 CONVERSION = re.compile(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j)?[a-zA-Z]")
 FAILURE = re.compile(r'\[(FAIL_\w+)\]\s*=\s*\{\s*"([^"]+)"')
 
@@ -35,11 +44,27 @@ def arguments(text, start):
     return text[start:i - 1]
 
 
-def literals(text, names):
-    call = re.compile(r"\b(?:%s)\s*\(" % "|".join(names))
-    for match in call.finditer(text):
+def spoken(literal):
+    """What the program says, of adjacent literals as they are written."""
+    text = "".join(re.findall(r'"((?:\\.|[^"\\])*)"', literal))
+    return text.replace(r"\n", "").replace(r"\"", '"')
+
+
+def calls(names):
+    return re.compile(r"\b(?:%s)\s*\(" % "|".join(names))
+
+
+def literals(text, opening):
+    for match in opening.finditer(text):
         for literal in LITERAL.findall(arguments(text, match.end())):
-            yield "".join(re.findall(r'"((?:\\.|[^"\\])*)"', literal))
+            yield spoken(literal)
+
+
+def about_keys(text):
+    for literal in literals(text, calls(KEYS)):
+        yield ACCEPTED.sub("", literal)
+    for match in WHY.finditer(text):
+        yield ACCEPTED.sub("", spoken(match[1]))
 
 
 def pieces(text):
@@ -54,24 +79,29 @@ def main():
     document = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
     flat = " ".join(document.split())
     wanted = {}
-    logged = 0
-    for layer in LAYERS:
-        for path in sorted((ROOT / "src" / layer).glob("*.c")):
+    logged = on_stderr = 0
+    for source in SOURCES:
+        for path in sorted((ROOT / "src").glob(source)):
             text = path.read_text("utf-8")
-            for literal in literals(text, LOG):
-                logged += 1
+            said = list(literals(text, calls(LOG)))
+            logged += len(said)
+            printed = list(literals(text, STDERR))
+            on_stderr += len(printed)
+            said += printed
+            said += [literal for literal in literals(text, calls(REASONS))
+                     if " " in literal]  # the others are keys
+            if source.startswith("platform"):
+                said += [why for why in about_keys(text) if " " in why]
+            for literal in said:
                 for piece in pieces(literal):
                     wanted.setdefault(piece, path.name)
-            for literal in literals(text, REASONS):
-                if " " in literal:  # the others are keys
-                    for piece in pieces(literal):
-                        wanted.setdefault(piece, path.name)
     failures = FAILURE.findall(
         (ROOT / "src/session/session.c").read_text("utf-8"))
-    if len(failures) < 15 or logged < 20 or len(wanted) < 80:
+    if len(failures) < 15 or logged < 20 or len(wanted) < 200 \
+            or on_stderr < 8:
         sys.exit("the source is not understood: "
                  f"{len(failures)} failures, {logged} log texts, "
-                 f"{len(wanted)} in all")
+                 f"{on_stderr} on stderr, {len(wanted)} in all")
     missing = [f"failure {name} ({row}) has no row in the table"
                for row, name in failures if f"\n| `{name}` |" not in document]
     missing += [f"{where}: {piece}" for piece, where in wanted.items()
