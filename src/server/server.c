@@ -55,6 +55,7 @@ struct server {
 	size_t n_workers, n_empty;
 	struct runtime *rt;
 	struct worker_count *counts;
+	uint64_t stats_ms; /* between two lines of counters; 0: none */
 	struct event *signals[4], *tick, *grace, *beat, *stats;
 	struct server_empty *empty; /* one per worker */
 	struct handed handed; /* sockets, until they are published */
@@ -640,13 +641,17 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 	}
 }
 
-/* The interval begins anew with each reload, which may have changed it. */
+/* Another interval begins at once. One that has not changed goes on: reloads
+ * may come more often than it ends. */
 static void
 server_stats_run(struct server *sv)
 {
 	uint64_t ms = sv->rt->cfg->server.stats_interval;
 	struct timeval tv = clock_timeval(ms);
 
+	if (ms == sv->stats_ms)
+		return;
+	sv->stats_ms = ms;
 	evtimer_del(sv->stats);
 	if (ms != 0)
 		evtimer_add(sv->stats, &tv);

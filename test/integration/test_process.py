@@ -940,6 +940,69 @@ class Log(Case):
             self.assertRegex(line, r'user="[^"]*"')
 
 
+class Statistics(Case):
+    def start(self, interval):
+        self.d = self.mailferry(
+            {"pop3": {"tls": "implicit"}},
+            {"x": self.backend(Pop3(check=refusing)).destination()},
+            over={"server": {"stats_interval": interval}})
+        return self.d
+
+    def lines(self, mark=0):
+        return [r for r in self.d.records(mark)
+                if r["message"] == "statistics"]
+
+    def reload(self, **server):
+        mark = self.d.mark()
+        self.d.change({"server": server})
+        self.d.hang_up()
+        self.d.wait_log("reloaded", mark)
+        return mark
+
+    def test_counters(self):
+        """Once each server.stats_interval, and at the end. (mailferry(8))"""
+        d = self.start("0s")
+        for word in ("right", "right", "wrong"):
+            with self.client(d, tls="implicit") as c:
+                c.cmd("USER alice@example.com")
+                c.cmd(f"PASS {word}")
+        held = self.client(d, tls="implicit")
+        time.sleep(.2)
+        self.assertEqual(self.lines(), [])
+        held.cmd("NOOP")
+        d.terminate()
+        self.assertEqual(d.process.wait(), 0)
+        line, = self.lines()
+        wanted = {"connections": 4, "refused_full": 0, "refused_per_ip": 0,
+                  "logins": 2, "logins_failed": 1, "logins_throttled": 0,
+                  "logins_deferred": 0}
+        self.assertEqual({key: line[key] for key in wanted}, wanted)
+
+    def test_reload_changes_the_interval(self):
+        d = self.start("1h")
+        mark = self.reload(stats_interval="50ms")
+        wait_until(lambda: len(self.lines(mark)) > 2, "lines in between")
+        mark = self.reload(stats_interval="0s")
+        d.wait_log("reloaded", mark)
+        mark = d.mark()
+        time.sleep(.3)
+        self.assertEqual(self.lines(mark), [])
+        # Connections are counted over reloads.
+        self.client(d, tls="implicit").cmd("QUIT")
+        mark = self.reload(stats_interval="50ms")
+        d.wait_record(lambda r: r.get("connections") == 1, "the count", mark)
+
+    def test_reloads_do_not_delay_it(self):
+        """A reload more often than the interval ends takes no line away."""
+        self.start("500ms")
+        mark = self.reload()
+
+        def reloaded():
+            self.reload()
+            return self.lines(mark)
+        wait_until(reloaded, "a line in spite of reloads", timeout=8)
+
+
 class Fail2ban(Case):
     """This matches each login that was refused, and no other line, whatever
     the client calls itself (mailferry(8))"""
