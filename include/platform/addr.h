@@ -53,6 +53,15 @@ bool addr_parse(const char *text, struct addr *out);
 bool addr_same_ip(const struct addr *a, const struct addr *b);
 bool addr_is_unspecified(const struct addr *a);
 
+/* What counts as one client: an IPv4 address, or the /64 of an IPv6 one, all of
+ * which usually is one customer's. No padding: compared and hashed as bytes. */
+struct addr_client {
+	uint8_t bytes[8];
+	uint8_t family; /* 4 or 6; 0: no address */
+};
+struct addr_client addr_client(const struct addr *a);
+uint64_t addr_client_hash(const struct addr *a); /* hash_keyed() of it */
+
 /* "192.0.2.0/24", "2001:db8::/32", or a bare address (all its bits). Bits set
  * behind the prefix are an error. ::ffff:a.b.c.d/96+n becomes IPv4. */
 bool cidr_parse(const char *text, struct cidr *out);

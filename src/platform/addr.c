@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "platform/hash.h"
+
 static bool addr_parse_port(const char *text, uint16_t *out);
 static const uint8_t *addr_bytes(const struct addr *a, size_t *len_out);
 
@@ -169,6 +171,28 @@ addr_is_unspecified(const struct addr *a)
 	const uint8_t *bytes = addr_bytes(a, &len);
 
 	return len > 0 && memcmp(bytes, zero, len) == 0;
+}
+
+struct addr_client
+addr_client(const struct addr *a)
+{
+	struct addr_client client = {0};
+	size_t len;
+	const uint8_t *bytes = addr_bytes(a, &len);
+
+	if (len > 0) {
+		client.family = len == 4 ? 4 : 6;
+		memcpy(client.bytes, bytes, len == 4 ? 4 : 8);
+	}
+	return client;
+}
+
+uint64_t
+addr_client_hash(const struct addr *a)
+{
+	struct addr_client client = addr_client(a);
+
+	return hash_keyed(&client, sizeof(client));
 }
 
 bool

@@ -7,7 +7,6 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "platform/hash.h"
 
@@ -20,15 +19,10 @@
 #define LIMITS_SHARDS 16
 #define LIMITS_SHARD_MAX 8192 /* addresses; about 1 MiB a shard */
 
-struct limits_key {
-	uint8_t bytes[8]; /* IPv4: four; IPv6: its /64 */
-	uint8_t family; /* 4 or 6 */
-};
-
 struct limits_entry {
 	UT_hash_handle hh;
 	struct limits_entry *next, *prev; /* by last use, oldest first */
-	struct limits_key key;
+	struct addr_client key;
 	unsigned connections;
 	unsigned refused[2]; /* this half window, and the one before */
 	uint64_t half; /* number of the current half window */
@@ -42,10 +36,10 @@ static struct limits_shard {
 };
 
 static bool limits_applies(const struct config_limits *rules,
-    const struct addr *a, unsigned limit, struct limits_key *key);
-static struct limits_shard *limits_lock(const struct limits_key *key);
+    const struct addr *a, unsigned limit, struct addr_client *key);
+static struct limits_shard *limits_lock(const struct addr_client *key);
 static struct limits_entry *limits_find(struct limits_shard *sh,
-    const struct limits_key *key, bool add);
+    const struct addr_client *key, bool add);
 static void limits_make_room(struct limits_shard *sh);
 static void limits_drop(struct limits_shard *sh, struct limits_entry *e);
 static void limits_slide(struct limits_entry *e,
@@ -53,24 +47,17 @@ static void limits_slide(struct limits_entry *e,
 
 static bool
 limits_applies(const struct config_limits *rules, const struct addr *a,
-    unsigned limit, struct limits_key *key)
+    unsigned limit, struct addr_client *key)
 {
 	if (limit == 0 || a->len == 0 ||
 	    cidr_match_any(rules->exempt, rules->n_exempt, a))
 		return false;
-	memset(key, 0, sizeof(*key));
-	if (a->u.sa.sa_family == AF_INET) {
-		key->family = 4;
-		memcpy(key->bytes, &a->u.in.sin_addr, 4);
-	} else {
-		key->family = 6;
-		memcpy(key->bytes, &a->u.in6.sin6_addr, 8);
-	}
+	*key = addr_client(a);
 	return true;
 }
 
 static struct limits_shard *
-limits_lock(const struct limits_key *key)
+limits_lock(const struct addr_client *key)
 {
 	struct limits_shard *sh =
 	    &limits_shard[hash_keyed(key, sizeof(*key)) % LIMITS_SHARDS];
@@ -81,7 +68,7 @@ limits_lock(const struct limits_key *key)
 
 /* NULL: not there, and not to be added or no memory. */
 static struct limits_entry *
-limits_find(struct limits_shard *sh, const struct limits_key *key, bool add)
+limits_find(struct limits_shard *sh, const struct addr_client *key, bool add)
 {
 	struct limits_entry *e;
 
@@ -133,7 +120,7 @@ limits_drop(struct limits_shard *sh, struct limits_entry *e)
 bool
 limits_enter(const struct config_limits *rules, const struct addr *a)
 {
-	struct limits_key key;
+	struct addr_client key;
 	struct limits_shard *sh;
 	struct limits_entry *e;
 	bool ok = true;
@@ -153,7 +140,7 @@ limits_enter(const struct config_limits *rules, const struct addr *a)
 void
 limits_leave(const struct config_limits *rules, const struct addr *a)
 {
-	struct limits_key key;
+	struct addr_client key;
 	struct limits_shard *sh;
 	struct limits_entry *e;
 
@@ -188,7 +175,7 @@ void
 limits_refused(const struct config_limits *rules, const struct addr *a,
     uint64_t now)
 {
-	struct limits_key key;
+	struct addr_client key;
 	struct limits_shard *sh;
 	struct limits_entry *e;
 
@@ -207,7 +194,7 @@ bool
 limits_throttled(const struct config_limits *rules, const struct addr *a,
     uint64_t now)
 {
-	struct limits_key key;
+	struct addr_client key;
 	struct limits_shard *sh;
 	struct limits_entry *e;
 	bool over = false;

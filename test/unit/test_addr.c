@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "platform/addr.h"
+#include "platform/hash.h"
 #include "platform/util.h"
 
 START_TEST(addresses_parse_and_print)
@@ -102,6 +103,32 @@ START_TEST(no_address_is_nobodys)
 }
 END_TEST
 
+START_TEST(one_client_is_an_address_or_a_64)
+{
+	static const struct {
+		const char *a, *b;
+		bool same;
+	} rows[] = {
+	    {"192.0.2.1", "192.0.2.1", true},
+	    {"192.0.2.1", "192.0.2.2", false},
+	    {"::ffff:192.0.2.1", "192.0.2.1", true},
+	    {"2001:db8:1:1::1", "2001:db8:1:1:ffff::2", true},
+	    {"2001:db8:1:1::1", "2001:db8:1:2::1", false},
+	    {"0.0.0.0", "::", false},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct addr a, b;
+
+		ck_assert(addr_parse_ip(rows[i].a, &a));
+		ck_assert(addr_parse_ip(rows[i].b, &b));
+		addr_set_port(&b, 110);
+		ck_assert_int_eq(addr_client_hash(&a) == addr_client_hash(&b),
+		    rows[i].same);
+	}
+}
+END_TEST
+
 int
 main(void)
 {
@@ -110,10 +137,12 @@ main(void)
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
+	hash_init();
 	tcase_add_test(tc, addresses_parse_and_print);
 	tcase_add_test(tc, cidrs_match);
 	tcase_add_test(tc, bad_cidrs_are_refused);
 	tcase_add_test(tc, no_address_is_nobodys);
+	tcase_add_test(tc, one_client_is_an_address_or_a_64);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
