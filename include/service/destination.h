@@ -26,11 +26,12 @@ enum destination_entry {
 
 /* A connection that is not logged in yet takes a place among max_connecting
  * and max_sessions. A destination that is down lets nobody in until its
- * cooldown is over, and then one connection, the probe. One that has just come
- * back lets in few at a time, twice as many after each success, so that those
- * who waited do not stampede it. */
+ * cooldown is over, and then one connection at a time, the probe. One that has
+ * just come back lets in few at a time, twice as many after each success, so
+ * that those who waited do not stampede it. client: addr_client_hash(). */
 enum destination_entry destination_enter(struct destination *d,
-    const struct config_destination *cfg, uint64_t now) MUST_CHECK;
+    const struct config_destination *cfg, uint64_t now,
+    uint64_t client) MUST_CHECK;
 /* Moves its place from the connecting ones to the sessions alone. */
 void destination_logged_in(struct destination *d);
 /* Gives the place back. probe: what destination_enter() said; a probe that
@@ -48,11 +49,15 @@ struct destination_health {
 bool destination_worked(struct destination *d);
 /* It could not. host: the fault was before or in the connect, and so the
  * host's; otherwise it may be this client's doing (a backend that bans a
- * forwarded address hangs up), and counts only with others'. client: a keyed
- * hash of its address. True: that was the one that marks it down. */
+ * forwarded address hangs up), and counts only with others'. client, probe: as
+ * in destination_enter(). True: that was the one that marks it down.
+ *
+ * While it is down only probes count. One of the host's own failures is another
+ * cooldown for everybody, one that may be its client's doing for that client
+ * only, until probes of min_clients have failed within a cooldown. */
 bool destination_failed(struct destination *d,
     const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client);
+    uint64_t client, bool probe);
 /* Whether destination_worked() would change anything; takes no lock. */
 bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);

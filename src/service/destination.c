@@ -18,9 +18,12 @@ struct destination {
 	pthread_mutex_t lock;
 	unsigned failures; /* consecutive */
 	unsigned host_failures; /* of those: the host's own */
+	/* Up: who had failures; down: whose probes had, since probes_since. */
 	uint64_t client[DESTINATION_CLIENTS];
 	unsigned n_clients;
+	uint64_t probes_since;
 	uint64_t down_until; /* 0: up */
+	uint64_t cooldown; /* that it was marked down for */
 	bool probing;
 	unsigned ramp; /* connecting at once while it recovers; 0 = all */
 	atomic_uint connecting, sessions; /* sessions: connecting included */
@@ -30,9 +33,19 @@ struct destination {
 
 static bool destination_take(atomic_uint *count, unsigned max);
 static enum destination_entry destination_gate(struct destination *d,
-    uint64_t now, unsigned *max);
+    uint64_t now, uint64_t client, unsigned *max);
+static bool destination_may_probe(const struct destination *d, uint64_t now,
+    uint64_t client);
 static void destination_probe_over(struct destination *d);
+static void destination_mark(struct destination *d,
+    const struct destination_health *rules, uint64_t now);
+static void destination_probe_failed(struct destination *d,
+    const struct destination_health *rules, uint64_t now, bool host,
+    uint64_t client);
+static bool destination_has_client(const struct destination *d,
+    uint64_t client);
 static void destination_note_client(struct destination *d, uint64_t client);
+static unsigned destination_wanted(const struct destination_health *rules);
 
 struct destination *
 destination_new(const struct config_destination *cfg UNUSED)
@@ -77,14 +90,15 @@ destination_take(atomic_uint *count, unsigned max)
 
 /* What the breaker says; *max gets smaller while the destination recovers. */
 static enum destination_entry
-destination_gate(struct destination *d, uint64_t now, unsigned *max)
+destination_gate(struct destination *d, uint64_t now, uint64_t client,
+    unsigned *max)
 {
 	enum destination_entry entry = DESTINATION_ENTERED;
 
 	if (!d->troubled)
 		return DESTINATION_ENTERED;
 	pthread_mutex_lock(&d->lock);
-	if (d->down_until != 0 && (now < d->down_until || d->probing)) {
+	if (d->down_until != 0 && !destination_may_probe(d, now, client)) {
 		entry = DESTINATION_DOWN;
 	} else if (d->down_until != 0) {
 		d->probing = true;
@@ -96,12 +110,25 @@ destination_gate(struct destination *d, uint64_t now, unsigned *max)
 	return entry;
 }
 
+/* One at a time, and nobody whose last probe may have failed by its own doing:
+ * a banned client that tries all day would be every probe, and everybody would
+ * wait for it. */
+static bool
+destination_may_probe(const struct destination *d, uint64_t now,
+    uint64_t client)
+{
+	if (d->probing || now < d->down_until)
+		return false;
+	return now >= d->probes_since + d->cooldown ||
+	    !destination_has_client(d, client);
+}
+
 enum destination_entry
 destination_enter(struct destination *d, const struct config_destination *cfg,
-    uint64_t now)
+    uint64_t now, uint64_t client)
 {
 	unsigned max = cfg->max_connecting;
-	enum destination_entry entry = destination_gate(d, now, &max);
+	enum destination_entry entry = destination_gate(d, now, client, &max);
 
 	if (entry == DESTINATION_DOWN)
 		return entry;
@@ -162,29 +189,47 @@ destination_worked(struct destination *d)
 	return was_down;
 }
 
-static void
-destination_note_client(struct destination *d, uint64_t client)
+static bool
+destination_has_client(const struct destination *d, uint64_t client)
 {
 	for (unsigned i = 0; i < d->n_clients; i++)
 		if (d->client[i] == client)
-			return;
-	if (d->n_clients < DESTINATION_CLIENTS)
+			return true;
+	return false;
+}
+
+static void
+destination_note_client(struct destination *d, uint64_t client)
+{
+	if (!destination_has_client(d, client) &&
+	    d->n_clients < DESTINATION_CLIENTS)
 		d->client[d->n_clients++] = client;
+}
+
+static unsigned
+destination_wanted(const struct destination_health *rules)
+{
+	return rules->min_clients < DESTINATION_CLIENTS ? rules->min_clients
+							: DESTINATION_CLIENTS;
 }
 
 bool
 destination_failed(struct destination *d,
     const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client)
+    uint64_t client, bool probe)
 {
-	unsigned wanted = rules->min_clients < DESTINATION_CLIENTS
-	    ? rules->min_clients
-	    : DESTINATION_CLIENTS;
 	bool marks = false;
 
 	if (rules->threshold == 0)
 		return false;
 	pthread_mutex_lock(&d->lock);
+	if (d->down_until != 0) {
+		/* Who entered before it was down says nothing new. */
+		if (probe)
+			destination_probe_failed(d, rules, now, host, client);
+		pthread_mutex_unlock(&d->lock);
+		return false;
+	}
 	d->troubled = true;
 	d->failures++;
 	if (host)
@@ -192,13 +237,40 @@ destination_failed(struct destination *d,
 	else
 		destination_note_client(d, client);
 	/* Enough failures of the host's own, or of enough clients. */
-	if (d->down_until != 0 || d->host_failures >= rules->threshold ||
-	    (d->failures >= rules->threshold && d->n_clients >= wanted)) {
-		marks = d->down_until == 0;
-		d->down_until = now + rules->cooldown;
+	if (d->host_failures >= rules->threshold ||
+	    (d->failures >= rules->threshold &&
+		d->n_clients >= destination_wanted(rules))) {
+		destination_mark(d, rules, now);
+		marks = true;
 	}
 	pthread_mutex_unlock(&d->lock);
 	return marks;
+}
+
+/* Down, for a cooldown from now on. */
+static void
+destination_mark(struct destination *d, const struct destination_health *rules,
+    uint64_t now)
+{
+	d->cooldown = rules->cooldown;
+	d->down_until = now + d->cooldown;
+	d->n_clients = 0;
+}
+
+/* What one client may be to blame for leaves the next probe to another one,
+ * until so many have failed that it cannot be them. */
+static void
+destination_probe_failed(struct destination *d,
+    const struct destination_health *rules, uint64_t now, bool host,
+    uint64_t client)
+{
+	if (d->n_clients == 0 || now >= d->probes_since + d->cooldown) {
+		d->n_clients = 0;
+		d->probes_since = now;
+	}
+	destination_note_client(d, client);
+	if (host || d->n_clients >= destination_wanted(rules))
+		destination_mark(d, rules, now);
 }
 
 bool

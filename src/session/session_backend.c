@@ -23,7 +23,6 @@
 #include <openssl/err.h>
 
 #include "platform/clock.h"
-#include "platform/hash.h"
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
@@ -186,7 +185,8 @@ backend_start(struct session *s)
 	b->pause = evtimer_new(s->env->base, backend_pause_cb, b);
 	if (b->pause == NULL)
 		return false;
-	entry = destination_enter(b->shared, b->dest, clock_ms());
+	entry = destination_enter(b->shared, b->dest, clock_ms(),
+	    addr_client_hash(&s->client_addr));
 	b->entered = entry == DESTINATION_ENTERED || entry == DESTINATION_PROBE;
 	b->probe = entry == DESTINATION_PROBE;
 	if (b->probe)
@@ -468,14 +468,13 @@ backend_blame(struct backend *b, enum failure why)
 	const struct destination_health rules = {cfg->host_down_threshold,
 	    cfg->host_down_min_clients, cfg->host_down_cooldown};
 	enum session_blame blame = session_failure_blame(why);
-	char ip[ADDR_TEXT_MAX];
 	struct log_line l;
 
 	if (blame == BLAME_NOBODY)
 		return;
-	addr_ip(&b->s->client_addr, ip);
 	if (!destination_failed(b->shared, &rules, clock_ms(),
-		blame == BLAME_HOST, hash_keyed(ip, strlen(ip))))
+		blame == BLAME_HOST, addr_client_hash(&b->s->client_addr),
+		b->probe))
 		return;
 	session_log(&l, LOG_ERR, b->s, "destination is down");
 	log_cstr(&l, "destination", b->dest->name);

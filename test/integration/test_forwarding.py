@@ -13,7 +13,7 @@ from harness.case import Backend, Case, Client, Pop3, certs, context, need
 from harness.fake_backend import silent
 from harness.front import Front, xclient_words
 from harness.ports import free_port, has_ipv6
-from harness.proc import wait_until
+from harness.proc import DEADLINE, wait_until
 
 CLIENT_IP = "127.0.0.31"
 HOP = "127.0.0.5"  # where one mailferry connects to the next from
@@ -509,6 +509,184 @@ class Breaking(Case):
                 waits = sorted(took for took, _ in self.good.of(phase))
                 # None of them waits for the bad one's timeout.
                 self.assertLess(waits[len(waits) // 2], self.TIMEOUT / 2)
+
+
+class Probes(Case):
+    """Who finds out whether a destination is up again."""
+
+    OPEN = {"capabilities": {"pop3": {"allow_plain_auth_without_tls": True}}}
+
+    def serve(self, backend, forwarding="none", listener=None, **server):
+        return self.mailferry(
+            {"pop3": {"tls": "plain", **(listener or {})}},
+            {"x": backend.destination(forwarding=forwarding)},
+            over={"server": {"host_down_threshold": 2,
+                             "host_down_min_clients": 2,
+                             "backend_connect_retries": 0, **server},
+                  **self.OPEN})
+
+    @staticmethod
+    def log_in(c):
+        c.cmd("USER alice@example.com")
+        return c.cmd("PASS secret")
+
+    def from_(self, d, source):
+        return self.client(d, source=source)
+
+    @staticmethod
+    def is_down(d):
+        return [r for r in d.records()
+                if r["message"] == "destination is down"]
+
+    def test_banned_client_probes(self):
+        """one client's failures (...backend banning the forwarded address by
+        closing after XCLIENT/PROXY) never mark a destination down, nor keep
+        it down: it is well again, and one client hangs on it all the time"""
+        banned, well = "127.0.0.41", threading.Event()
+
+        def script(c):
+            if not well.is_set() or c.proxy.src[0] == banned:
+                c.close()
+            else:
+                Pop3()(c)
+        b = self.backend(script, tls="plain", proxy=True)
+        d = self.serve(b, "proxy", host_down_cooldown="2s")
+        for source in ("127.0.0.31", "127.0.0.32"):
+            self.assertTempFail(self.log_in(self.from_(d, source)))
+        self.assertEqual(len(self.is_down(d)), 1)
+        well.set()
+        b.forget()
+        # The banned one has the first probe.
+        c = self.from_(d, banned)
+        wait_until(lambda: self.log_in(c) and b.connections,
+                   "the banned client's probe")
+        for _ in range(10):
+            self.assertTempFail(self.log_in(c))
+        self.assertEqual([x.proxy.src[0] for x in b.connections], [banned])
+        # Nobody else waits for that.
+        self.assertReply(self.log_in(self.from_(d, "127.0.0.31")), "+OK")
+        self.assertReply(self.log_in(self.from_(d, "127.0.0.32")), "+OK")
+        self.assertEqual(len(self.is_down(d)), 1)
+
+    def test_stragglers(self):
+        """host_down_cooldown: then one connection may probe it (CONFIG): who
+        was under way when it was marked does not put that off"""
+        cooldown = 3
+        go = threading.Event()
+        self.addCleanup(go.set)
+
+        def held(c):
+            c.wait(go)
+            c.close()
+
+        def closes(c):
+            c.close()
+        b = self.backend([held, closes, closes, Pop3()], tls="plain")
+        d = self.serve(b, host_down_cooldown=f"{cooldown}s")
+        straggler = self.from_(d, "127.0.0.41")
+        straggler.cmd("USER alice@example.com")
+        straggler.send("PASS secret")
+        b.connection(0)
+        for source in ("127.0.0.31", "127.0.0.32"):
+            self.assertTempFail(self.log_in(self.from_(d, source)))
+        marked = time.monotonic()
+        self.assertEqual(len(self.is_down(d)), 1)
+        c = self.from_(d, "127.0.0.33")
+        threading.Timer(cooldown * .7, go.set).start()
+        wait_until(lambda: self.log_in(c).startswith("+OK"), "a probe",
+                   pause=.05)
+        self.assertLess(time.monotonic() - marked, cooldown * 1.5)
+        self.assertTempFail(straggler.line())
+
+    def test_one_ipv6_network_is_one_client(self):
+        """failures after TCP connect count over >= host_down_min_clients
+        distinct addresses (IPv6: per /64, CONFIG)"""
+        b = self.backend(lambda c: c.close(), tls="plain")
+        d = self.serve(b, listener={"xclient_trusted": ["127.0.0.0/8"]},
+                       host_down_cooldown="1h")
+
+        def comes_from(address):
+            c = self.client(d)
+            c.cmd(f"XCLIENT ADDR={address}")
+            self.assertTempFail(self.log_in(c))
+        for n in range(1, 7):
+            comes_from(f"2001:db8:1:1::{n}")
+        self.assertEqual(self.is_down(d), [])
+        self.assertEqual(len(b.connections), 6)
+        comes_from("2001:db8:1:2::1")
+        self.assertEqual(len(self.is_down(d)), 1)
+
+    def test_no_stampede(self):
+        """half-open breaker lets one probe in; after success ramp
+        (RELIABILITY): with everybody waiting, a destination that comes back
+        gets one login, then two at once, then four, then eight"""
+        many = 24
+        lock = threading.Lock()
+        waiting = []  # who is connected and not logged in
+        most = 0
+        well = threading.Event()
+
+        def script(c):
+            nonlocal most
+            if not well.is_set():
+                c.close()
+                return
+            go = threading.Event()
+            with lock:
+                waiting.append(go)
+                most = max(most, len(waiting))
+            c.wait(go, 120)
+
+            def check(*_):
+                with lock:
+                    waiting.remove(go)
+                return "+OK logged in"
+            Pop3(check=check)(c)
+        b = self.backend(script, tls="plain")
+        self.addCleanup(lambda: [go.set() for go in list(waiting)])
+        d = self.serve(b, host_down_cooldown="500ms", backend_timeout="60s",
+                       threads=2)
+        for source in ("127.0.0.31", "127.0.0.32"):
+            self.assertTempFail(self.log_in(self.from_(d, source)))
+        over = threading.Event()
+        self.addCleanup(over.set)
+        refused, broken = [0] * many, []
+
+        def insist(n):
+            try:
+                with Client(d.port, source=f"127.0.1.{n + 1}",
+                            timeout=120) as c:
+                    while not over.is_set():
+                        if self.log_in(c).startswith("+OK"):
+                            return
+                        refused[n] += 1
+            except (AssertionError, OSError) as e:
+                broken.append(repr(e))
+        threads = [threading.Thread(target=insist, args=(n,), daemon=True)
+                   for n in range(many)]
+        well.set()
+        for thread in threads:
+            thread.start()
+        for allowed in (1, 2, 4, 8):
+            wait_until(lambda a=allowed: len(waiting) == a,
+                       f"{allowed} at once")
+            # All the others knock on, twice at least, and in vain.
+            before = list(refused)
+            wait_until(lambda: sum(now >= was + 2 for now, was in
+                                   zip(refused, before)) >= many // 3,
+                       "the others knock")
+            self.assertEqual(most, allowed)
+            if allowed < 8:
+                waiting[0].set()
+        over.set()
+        while waiting:
+            with lock:
+                for go in waiting:
+                    go.set()
+        for thread in threads:
+            thread.join(DEADLINE)
+        self.assertEqual(broken, [])
+        self.assertEqual(len(self.is_down(d)), 1)
 
 
 if __name__ == "__main__":
