@@ -52,6 +52,7 @@ static void connector_failed(struct connector *c, enum connector_status status,
 static void connector_end(struct connector *c, int fd, const struct addr *peer);
 static bool connector_is_ours(const struct config *cfg, const struct addr *a);
 static bool connector_is_local(const struct addr *a);
+static bool connector_is_own_source(int fd, const struct addr *a);
 
 struct connector *
 connector_start(const struct connector_spec *spec)
@@ -367,18 +368,39 @@ connector_is_ours(const struct config *cfg, const struct addr *a)
 	return false;
 }
 
-/* An address is this host's when a socket can be bound to it. */
+/* Not by bind(): with net.ipv4.ip_nonlocal_bind, as keepalived wants it, a
+ * socket can be bound to any address. Nor by netlink, which the service's
+ * sandbox lacks. Nothing is sent. */
 static bool
 connector_is_local(const struct addr *a)
 {
-	struct addr any = *a;
 	int fd = socket(a->u.sa.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	bool local;
 
 	if (fd == -1)
 		return false;
-	addr_set_port(&any, 0);
-	local = bind(fd, &any.u.sa, any.len) == 0;
+	if (a->u.sa.sa_family == AF_INET)
+		/* Takes the address of an interface of ours only; connect()
+		 * comes from the first one of a network for all of them. */
+		local = setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF,
+			    &a->u.in.sin_addr, sizeof(a->u.in.sin_addr)) == 0;
+	else
+		local = connector_is_own_source(fd, a);
 	close(fd);
 	return local;
+}
+
+/* RFC 6724: what goes to an address of this host comes from that address. */
+static bool
+connector_is_own_source(int fd, const struct addr *a)
+{
+	struct sockaddr_storage ss = {0};
+	socklen_t len = sizeof(ss);
+	struct addr source;
+
+	if (connect(fd, &a->u.sa, a->len) == -1 ||
+	    getsockname(fd, (struct sockaddr *)&ss, &len) == -1)
+		return false;
+	addr_set(&source, (struct sockaddr *)&ss, len);
+	return addr_same_ip(a, &source);
 }

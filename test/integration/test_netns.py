@@ -58,10 +58,11 @@ class Networked(Case):
                 "allow_plaintext_auth": True, **keys,
                 "protocol": {"pop3": {"port": PORT, "tls": "plain"}}}
 
-    def serve(self, destinations, dns=None, hosts="", **server):
+    def serve(self, destinations, dns=None, hosts="", bind=None, **server):
         """A daemon whose users are called as its destinations."""
+        listener = {"tls": "plain", **({"bind": bind} if bind else {})}
         d = self.mailferry(
-            {"pop3": {"tls": "plain"}}, destinations,
+            {"pop3": listener}, destinations,
             {name: name for name in destinations}, start=False,
             over={"server": {"backend_timeout": "10s", **server},
                   "capabilities": {"pop3": {
@@ -283,6 +284,45 @@ class Addresses(Networked):
                 for _ in range(2 * len(own)):
                     self.log_in_out(d, name)
                 self.assertEqual([c.peer[0] for c in b.connections], own * 2)
+
+
+class Ourselves(Networked):
+    """Which addresses are this host's, where a listener has all of them."""
+
+    NONLOCAL = ("net/ipv4/ip_nonlocal_bind", "net/ipv6/ip_nonlocal_bind")
+    OURS = {"loopback": "127.0.0.1", "other-loopback": "127.0.0.77",
+            "address": "10.77.0.1", "other-address": "10.77.0.7",
+            "any": "0.0.0.0", "six-loopback": "::1", "six": "fd77::1",
+            "other-six": "fd77::7", "six-any": "::"}
+
+    def test_loops(self):
+        """loop check: own listener addresses at config and after DNS
+        (RELIABILITY); backends on the listener's port are none, also where
+        any address can be bound (net.ipv4.ip_nonlocal_bind)"""
+        self.dns.names.update({f"{name}.example": [address]
+                               for name, address in self.OURS.items()})
+        ours = {name: self.to(f"{name}.example") for name in self.OURS}
+        d = self.serve({**ours, "four": self.to(FOUR), "backend": self.to(SIX)},
+                       bind=[f"0.0.0.0:{PORT}", f"[::]:{PORT}"],
+                       backend_connect_retries=0)
+        for nonlocal_bind in "01":
+            for name in self.NONLOCAL:
+                self.net.near.sysctl(name, nonlocal_bind)
+                self.addCleanup(self.net.near.sysctl, name, "0")
+            for name in ours:
+                with self.subTest(name, nonlocal_bind=nonlocal_bind):
+                    mark = d.mark()
+                    reply, took, c = self.log_in(d, name)
+                    self.assertTempFail(reply)
+                    self.assertLess(took, SOON)
+                    self.assertEqual([r["failure"] for r in d.records(mark)
+                                      if r.get("failure")], ["loop"])
+                    c.close()
+            for name, backend in (("four", FOUR), ("backend", SIX)):
+                with self.subTest(name, nonlocal_bind=nonlocal_bind):
+                    self.log_in_out(d, name)
+                    self.assertEqual(len(self.at[backend].connections), 1)
+                    self.at[backend].forget()
 
 
 class Dead(Networked):

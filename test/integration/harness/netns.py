@@ -52,9 +52,7 @@ class Namespace:
         thread.join()
         if failed:
             raise failed[0]
-        with self, open("/proc/sys/net/ipv6/conf/all/keep_addr_on_down", "w",
-                        encoding="ascii") as f:
-            f.write("1")
+        self.sysctl("net/ipv6/conf/all/keep_addr_on_down", "1")
         self.ip("link set lo up")
 
     def __enter__(self):
@@ -75,6 +73,11 @@ class Namespace:
         """ip(8) in this network."""
         with self:
             check_run(["ip", *words.split()])
+
+    def sysctl(self, name, value):
+        """Of this network alone."""
+        with self, open("/proc/sys/" + name, "w", encoding="ascii") as f:
+            f.write(value)
 
     def tcp(self, counter):
         """A counter of this network's TCP, such as ActiveOpens."""
