@@ -30,7 +30,7 @@ struct connector {
 	struct event *timer; /* next attempt, or the end */
 	struct connector_attempt attempt[CONNECTOR_ADDRS_MAX];
 	size_t n_attempts, n_started, n_open;
-	enum connector_status status; /* of the last failure */
+	enum connector_status status; /* of the failure that says most */
 	char reason[160];
 };
 
@@ -310,12 +310,23 @@ connector_attempt_over(struct connector_attempt *a)
 	a->fd = -1;
 }
 
+/* Of several addresses the one that says most about the backend is reported:
+ * an address of a family that this host has not must not hide that the other
+ * one refuses. */
 static void
 connector_failed(struct connector *c, enum connector_status status,
     const struct addr *addr, const char *why)
 {
+	static const int weight[] = {
+	    [CONNECTOR_LOCAL] = 0,
+	    [CONNECTOR_LOOP] = 1,
+	    [CONNECTOR_REFUSED] = 2,
+	    [CONNECTOR_RESOLVE] = 3, /* the only one then */
+	};
 	char text[ADDR_TEXT_MAX];
 
+	if (weight[status] < weight[c->status])
+		return;
 	c->status = status;
 	if (addr != NULL)
 		snprintf(c->reason, sizeof(c->reason), "%s: %s",

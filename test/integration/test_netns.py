@@ -382,6 +382,62 @@ class Dead(Networked):
             self.assertTempFail(reply)
             self.assertLess(took, SOON)
 
+    def test_what_says_most(self):
+        """Connection refused is the backend's failure: it is tried again, and
+        marks it down; that this host lacks the other address's family, or is
+        the other address itself, does not hide it."""
+        def reasons(d, mark, user):
+            return [r["failure"] for r in d.records(mark)
+                    if r.get("user") == user and r.get("failure")
+                    and r["message"] != "trying the backend again"]
+        own = "10.77.0.1"
+        names = {"refused-and-local": [REFUSES_FOUR, SIX],
+                 "local-and-refused": [FOUR, REFUSES_SIX],
+                 "refused-and-loop": [REFUSES_SIX, own]}
+        keys = {"refused-and-local": ["10.77.0.2"],
+                "local-and-refused": ["fd77::2"],
+                "refused-and-loop": []}
+        for name, addresses in names.items():
+            self.dns.names[f"{name}.example"] = addresses
+        self.dns.names["loop-and-local.example"] = [own, SIX]
+        keys["loop-and-local"] = ["10.77.0.2"]
+        self.dns.names["local.example"] = [SIX]
+        keys["local"] = ["10.77.0.2"]
+        d = self.serve({name: self.to(f"{name}.example",
+                                      **({"source_ips": ips} if ips else {}))
+                        for name, ips in keys.items()},
+                       bind=[f"0.0.0.0:{PORT}"], host_down_threshold=2,
+                       host_down_cooldown="1h", backend_connect_retries=1)
+        for name, expected in (
+                *((name, ["connect", "down"]) for name in names),
+                ("loop-and-local", ["loop"] * 2), ("local", ["local"] * 2)):
+            with self.subTest(name):
+                mark = d.mark()
+                for _ in range(2):
+                    reply, _, c = self.log_in(d, name)
+                    self.assertTempFail(reply)
+                    c.close()
+                self.assertEqual(reasons(d, mark, name), expected)
+
+    def test_no_ipv6(self):
+        """A host without IPv6 (EADDRNOTAVAIL), a name that has an address of
+        both families: the same"""
+        net = Network()
+        self.addCleanup(net.close)
+        with net.far:
+            dns = self.keep(Dns(DNS, {"x.example": [REFUSES_FOUR, SIX]}))
+        for conf in ("all", "cable"):
+            net.near.sysctl(f"net/ipv6/conf/{conf}/disable_ipv6", "1")
+        self.net, before = net, self.net
+        self.addCleanup(setattr, self, "net", before)
+        d = self.serve({"x": self.to("x.example")}, dns,
+                       host_down_threshold=2, host_down_cooldown="1h")
+        for failure in ("connect", "down"):
+            mark = d.mark()
+            self.assertTempFail(self.log_in(d, "x")[0])
+            self.assertEqual([r["failure"] for r in d.records(mark)
+                              if r.get("failure")][-1], failure)
+
     def test_no_such_name(self):
         """Backend unreachable, ...: `-ERR [SYS/TEMP] ...`"""
         d = self.serve({"gone": self.to("gone.example"),
