@@ -15,6 +15,7 @@
 #include "systemd.h"
 
 static const char *handed_inspect(int fd, struct addr *addr);
+static bool handed_takes_both(int fd, const struct addr *addr);
 
 /* What is wrong with it, or NULL. */
 static const char *
@@ -37,11 +38,26 @@ handed_inspect(int fd, struct addr *addr)
 	addr_set(addr, (struct sockaddr *)&ss, len);
 	if (addr->len == 0)
 		return "neither IPv4 nor IPv6";
+	if (handed_takes_both(fd, addr))
+		return "[::] takes IPv4 as well (set BindIPv6Only=ipv6-only)";
 	flags = fcntl(fd, F_GETFL);
 	if (flags == -1 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == -1 ||
 	    fcntl(fd, F_SETFD, FD_CLOEXEC) == -1)
 		return strerror(errno);
 	return NULL;
+}
+
+/* "[::]" is IPv6 alone here, as our own sockets are: nobody would know that
+ * 127.0.0.1 at that port is ourselves. */
+static bool
+handed_takes_both(int fd, const struct addr *addr)
+{
+	int only = 0;
+	socklen_t len = sizeof(only);
+
+	return addr->u.sa.sa_family == AF_INET6 && addr_is_unspecified(addr) &&
+	    (getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, &len) == -1 ||
+		only == 0);
 }
 
 int

@@ -22,7 +22,8 @@ struct handed {
 	struct handed_socket *socket;
 };
 
-/* Takes fd over, whatever happens. -1: it is no listening TCP socket. */
+/* Takes fd over, whatever happens. -1: it is no listening TCP socket,
+ * or one of IPv6 that takes IPv4 too. */
 int handed_add(struct handed *h, int fd, struct err *err) MUST_CHECK;
 
 /* Everything in $LISTEN_FDS, which is forgotten: children are not meant. */

@@ -5,9 +5,9 @@ import re
 import sys
 import time
 
-from harness.case import Case, need_root
+from harness.case import Case, need_root, need_that
 from harness.manager import Manager, hung, threads
-from harness.ports import free_port
+from harness.ports import free_port, has_ipv6
 from harness.proc import descriptors, wait_until
 
 ACTIVATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness",
@@ -339,6 +339,33 @@ class Activation(Systemd):
         """More of one address than workers: one would starve."""
         d = self.activated(["127.0.0.1:{0},reuseport"] * 4)
         self.refused(d, "more sockets of it came")
+
+    @need_that(lambda: None if has_ipv6() else "no IPv6")
+    def test_every_address(self):
+        """"[::]" is IPv6 alone; a socket that would take IPv4 as well (the
+        default of systemd.socket(5)) is an error, said clearly: logins to
+        127.0.0.1 at that port would come back as a loop that nobody sees."""
+        port = free_port()
+        listeners = {"a": {"tls": "starttls", "bind": [f"[::]:{port}"]}}
+        d = self.activated([f"[::]:{port},both"], listeners)
+        self.refused(d, re.escape("descriptor 3, which was handed in: [::] "
+                                  "takes IPv4 as well (set "
+                                  "BindIPv6Only=ipv6-only)"))
+        m = self.manager()
+        d = self.activated([f"[::]:{port}"], listeners, m)
+        m.until("READY")
+        self.client(port, address="::1").close()
+        with self.assertRaises(ConnectionRefusedError):
+            self.client(port)
+
+    def test_sample_socket(self):
+        """What etc/systemd has for a wildcard is IPv6 alone."""
+        unit = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                            "../../etc/systemd/mailferry.socket")
+        with open(unit, encoding="ascii") as f:
+            lines = f.read().splitlines()
+        self.assertIn("ListenStream=[::]:995", lines)
+        self.assertIn("BindIPv6Only=ipv6-only", lines)
 
     def test_no_listening_socket(self):
         """A socket that does not listen is an error."""

@@ -3,7 +3,8 @@ and becomes a program:
 
     activate.py ADDRESS:PORT[,OPTION...]... -- PROGRAM ARGUMENT...
 
-Options: reuseport; silent (not listening)."""
+Options: reuseport; silent (not listening); both ([::] takes IPv4 as well, as
+with BindIPv6Only=default)."""
 
 import os
 import socket
@@ -15,11 +16,15 @@ FIRST = 3
 def opened(text):
     place, *options = text.split(",")
     host, port = place.rsplit(":", 1)
-    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    s = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY,
+                     "both" not in options)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if "reuseport" in options:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    s.bind((host, int(port)))
+    s.bind((host.strip("[]"), int(port)))
     if "silent" not in options:
         s.listen(128)
     return s
