@@ -1,8 +1,9 @@
 /* resolver.h: host names to addresses, one worker's.
  *
  * libevent's DNS with a small memory in front: an answer serves for 30 s, and
- * for an hour while the name servers fail or are silent (RFC 8767). Lookups of
- * one name that are under way at once are one query. */
+ * for an hour while the name servers fail or are silent (RFC 8767). That there
+ * is no such name, or no address of it, is an answer too. Lookups of one name
+ * that are under way at once are one query. */
 
 #ifndef SERVICE_RESOLVER_H
 #define SERVICE_RESOLVER_H
@@ -12,7 +13,6 @@
 
 #include "platform/addr.h"
 
-struct evdns_base;
 struct event_base;
 struct resolver;
 struct resolver_query;
@@ -23,8 +23,11 @@ struct resolver_query;
 typedef void resolver_done(void *arg, const struct addr *addrs, size_t n,
     const char *reason);
 
-/* Takes dns over. NULL: no memory, dns stays the caller's. */
-struct resolver *resolver_new(struct event_base *base, struct evdns_base *dns);
+/* Asks the name servers in resolv_conf, once hosts(5) has no address; of both
+ * files the newest version. The paths are the caller's for as long. NULL: no
+ * memory. */
+struct resolver *resolver_new(struct event_base *base, const char *resolv_conf,
+    const char *hosts);
 /* Without queries under way; runs the base's loop once. */
 void resolver_free(struct resolver **r);
 
@@ -35,7 +38,7 @@ struct resolver_query *resolver_lookup(struct resolver *r, const char *name,
 /* Clears *q; NULL is fine. */
 void resolver_cancel(struct resolver_query **q);
 
-/* For tests: answers seem ms older than they are. */
+/* For tests: all that is known seems ms older than it is. */
 void resolver_age(struct resolver *r, uint64_t ms);
 
 #endif

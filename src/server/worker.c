@@ -13,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <event2/dns.h>
 #include <event2/event.h>
 #include <event2/listener.h>
 #include <utlist.h>
@@ -27,6 +26,8 @@
 #include "session/session.h"
 
 #define WORKER_BACKLOG 4096
+#define WORKER_RESOLV_CONF "/etc/resolv.conf"
+#define WORKER_HOSTS "/etc/hosts"
 #define WORKER_PAUSE_MS 200 /* out of descriptors: no accept for so long */
 #define WORKER_FULL_MS 1000 /* one line for all that a full listener refuses */
 
@@ -63,7 +64,6 @@ struct worker_news {
 	struct worker_bind bind[];
 };
 
-static struct resolver *worker_resolver_new(struct worker *w);
 static void *worker_main(void *arg);
 static void worker_take(void *arg);
 static bool worker_listen(struct worker *w, const struct worker_bind *bind);
@@ -96,7 +96,8 @@ worker_new(unsigned index, struct err *err)
 	w->mailbox = mailbox_new(w->base);
 	w->pause = evtimer_new(w->base, worker_pause_cb, w);
 	w->env.base = w->base;
-	w->env.resolver = worker_resolver_new(w);
+	w->env.resolver =
+	    resolver_new(w->base, WORKER_RESOLV_CONF, WORKER_HOSTS);
 	if (w->mailbox == NULL || w->pause == NULL || w->env.resolver == NULL)
 		goto fail;
 	if (session_env_init(&w->env, err) == -1)
@@ -109,23 +110,6 @@ fail:
 		event_config_free(ec);
 	worker_free(&w);
 	return NULL;
-}
-
-static struct resolver *
-worker_resolver_new(struct worker *w)
-{
-	struct evdns_base *dns =
-	    evdns_base_new(w->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	struct resolver *r;
-
-	if (dns == NULL)
-		return NULL;
-	/* Without the file, /etc/hosts and 127.0.0.1 are what is left. */
-	evdns_base_resolv_conf_parse(dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
-	r = resolver_new(w->base, dns);
-	if (r == NULL)
-		evdns_base_free(dns, 0);
-	return r;
 }
 
 struct event_base *

@@ -13,7 +13,7 @@ import unittest
 from harness.case import Case, Pop3, need, need_that
 from harness.fake_backend import silent
 from harness.netns import Dns, Network, why_not
-from harness.proc import check_run, wait_until
+from harness.proc import check_run, temp_dir, wait_until
 
 PORT = 1100  # of all backends; their addresses tell them apart
 DNS, DNS2 = "10.77.0.53", "10.77.0.54"
@@ -58,7 +58,8 @@ class Networked(Case):
                 "allow_plaintext_auth": True, **keys,
                 "protocol": {"pop3": {"port": PORT, "tls": "plain"}}}
 
-    def serve(self, destinations, dns=None, hosts="", bind=None, **server):
+    def serve(self, destinations, dns=None, hosts="", bind=None, etc=None,
+              **server):
         """A daemon whose users are called as its destinations."""
         listener = {"tls": "plain", **({"bind": bind} if bind else {})}
         d = self.mailferry(
@@ -67,7 +68,7 @@ class Networked(Case):
             over={"server": {"backend_timeout": "10s", **server},
                   "capabilities": {"pop3": {
                       "allow_plain_auth_without_tls": True}}})
-        d.via = self.net.via((dns or self.dns).resolv_conf, hosts)
+        d.via = self.net.via((dns or self.dns).resolv_conf, hosts, etc)
         with self.net.near:
             d.start()
         return d
@@ -502,6 +503,41 @@ class NameServer(Networked):
                 return end["backend"] == f"{OTHER_FOUR}:{PORT}"
             wait_until(moved, f"{what}: the new address", self.AGAIN,
                        pause=.2)
+
+    def test_silent_about_a_family(self):
+        """RFC 8305, section 3: Resolution Delay. Name servers that do not
+        answer for one family cost a login next to nothing."""
+        self.addCleanup(setattr, self.dns, "deaf_to", None)
+        d = self.serve_names({"half-four": [FOUR], "half-six": [SIX]})
+        for name, family in (("half-four", socket.AF_INET6),
+                             ("half-six", socket.AF_INET)):
+            with self.subTest(name):
+                self.dns.deaf_to = family
+                took, _, _ = self.log_in_out(d, name)
+                self.assertLess(took, SOON)
+
+    def test_files_change(self):
+        """resolv.conf and hosts are read again when they have changed.
+        (mailferry.yaml(5))"""
+        with self.net.far:
+            second = self.keep(Dns(DNS2, {"b.example": [OTHER_FOUR]}))
+        self.dns.names["a.example"] = [FOUR]
+        etc = temp_dir()
+        d = self.serve({name: self.to(f"{name}.example") for name in "abc"},
+                       etc=etc, backend_connect_retries=0)
+        self.log_in_out(d, "a")
+        c = self.connect(d)
+        for name in "bc":
+            self.assertTempFail(self.log_in(d, name, c)[0])
+        with open(f"{etc}/hosts", "w", encoding="ascii") as f:
+            f.write(f"{SIX} c.example\n")
+        self.log_in_out(d, "c")
+        with open(f"{etc}/resolv.conf", "w", encoding="ascii") as f:
+            f.write(second.resolv_conf)
+        wait_until(lambda: self.log_in(d, "b", c)[0].startswith("+OK"),
+                   "the other name server is asked")
+        self.assertIn("b.example 1", second.asked)
+        d.wait_record(lambda r: "was read again" in r["message"], "a line")
 
     def test_ends_while_a_name_server_is_silent(self):
         """SIGTERM/SIGINT: how long sessions may drain (CONFIG). (A sanitizer

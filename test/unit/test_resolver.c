@@ -1,6 +1,7 @@
 /* test_resolver.c: names to addresses, against a name server of our own. */
 
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,79 +15,135 @@
 #include "platform/util.h"
 #include "service/resolver.h"
 
+#define SERVERS 2
+
+/* What the name servers do with a question for a family's addresses. */
+enum behaviour { ANSWERS, NODATA, NXDOMAIN, SERVFAIL, MUTE, HOLDS };
+
 static struct event_base *base;
-static struct evdns_server_port *server;
+static struct evdns_server_port *server[SERVERS];
+static int server_fd[SERVERS];
 static struct resolver *resolver;
-static int server_fd, asked;
-static struct evdns_base *dns;
-static bool broken, mute;
+static int asked, asked_of[SERVERS];
+static enum behaviour four, six;
+static struct evdns_server_request *held;
+static char dir[] = "/tmp/test_resolver.XXXXXX";
+static char resolv_conf[64], hosts[64];
 
 struct answer {
 	int times;
 	size_t n;
-	struct addr first;
+	struct addr first, last;
 	bool reason;
 };
 
-/* A records only; "none.test" has none. */
+/* "none.test" is not there, whatever they do. */
 static void
-server_cb(struct evdns_server_request *req, void *arg UNUSED)
+server_cb(struct evdns_server_request *req, void *arg)
 {
 	const unsigned char ip[4] = {192, 0, 2, 7};
-	int error = broken ? DNS_ERR_SERVERFAILED : DNS_ERR_NONE;
+	const unsigned char ip6[16] = {0x20, 0x01, 0x0d, 0xb8, [15] = 7};
+	const struct evdns_server_question *q = req->questions[0];
+	bool a = q->type == EVDNS_TYPE_A;
+	enum behaviour what = a ? four : six;
+	int error = DNS_ERR_NONE;
 
-	for (int i = 0; i < req->nquestions; i++) {
-		const struct evdns_server_question *q = req->questions[i];
-
-		if (q->type != EVDNS_TYPE_A)
-			continue;
+	ck_assert_int_eq(req->nquestions, 1);
+	if (a) {
 		asked++;
-		if (strncasecmp(q->name, "none", 4) == 0)
-			error = DNS_ERR_NOTEXIST;
-		else if (!broken)
-			evdns_server_request_add_a_reply(req, q->name, 1, ip,
-			    1);
+		asked_of[*(const int *)arg]++;
 	}
-	if (mute)
+	if (strncasecmp(q->name, "none", 4) == 0)
+		what = NXDOMAIN;
+	if (what == MUTE) {
 		evdns_server_request_drop(req);
+		return;
+	}
+	if ((what == ANSWERS || what == HOLDS) && a)
+		evdns_server_request_add_a_reply(req, q->name, 1, ip, 1);
+	else if (what == ANSWERS || what == HOLDS)
+		evdns_server_request_add_aaaa_reply(req, q->name, 1, ip6, 1);
+	else if (what == NXDOMAIN)
+		error = DNS_ERR_NOTEXIST;
+	else if (what == SERVFAIL)
+		error = DNS_ERR_SERVERFAILED;
+	if (what == HOLDS)
+		held = req;
 	else
 		evdns_server_request_respond(req, error);
 }
 
 static void
+write_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_ge(fputs(text, f), 0);
+	ck_assert_int_eq(fclose(f), 0);
+}
+
+/* Which name server the resolver has, and how long it waits for it. */
+static void
+use_server(int which, int timeout)
+{
+	struct sockaddr_in in;
+	socklen_t len = sizeof(in);
+	char text[128];
+
+	ck_assert_int_eq(getsockname(server_fd[which], (struct sockaddr *)&in,
+			     &len),
+	    0);
+	snprintf(text, sizeof(text),
+	    "nameserver 127.0.0.1:%u\noptions timeout:%d attempts:1 "
+	    "initial-probe-timeout:1\n",
+	    ntohs(in.sin_port), timeout);
+	write_file(resolv_conf, text);
+}
+
+static void
 setup(void)
 {
-	struct sockaddr_in in = {.sin_family = AF_INET};
-	socklen_t len = sizeof(in);
+	static int number[SERVERS] = {0, 1};
 
 	hash_init();
-	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	snprintf(resolv_conf, sizeof(resolv_conf), "%s/resolv.conf", dir);
+	snprintf(hosts, sizeof(hosts), "%s/hosts", dir);
 	base = event_base_new();
-	server_fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-	ck_assert_int_eq(bind(server_fd, (struct sockaddr *)&in, len), 0);
-	ck_assert_int_eq(getsockname(server_fd, (struct sockaddr *)&in, &len),
-	    0);
-	server = evdns_add_server_port_with_base(base, server_fd, 0, server_cb,
-	    NULL);
-	dns = evdns_base_new(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	ck_assert_int_eq(evdns_base_nameserver_sockaddr_add(dns,
-			     (struct sockaddr *)&in, len, 0),
-	    0);
-	evdns_base_set_option(dns, "timeout:", "1");
-	evdns_base_set_option(dns, "attempts:", "1");
-	resolver = resolver_new(base, dns);
+	for (int i = 0; i < SERVERS; i++) {
+		struct sockaddr_in in = {.sin_family = AF_INET};
+
+		in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		server_fd[i] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+		ck_assert_int_eq(bind(server_fd[i], (struct sockaddr *)&in,
+				     sizeof(in)),
+		    0);
+		server[i] = evdns_add_server_port_with_base(base, server_fd[i],
+		    0, server_cb, &number[i]);
+	}
+	use_server(0, 1);
+	resolver = resolver_new(base, resolv_conf, hosts);
 	ck_assert_ptr_nonnull(resolver);
-	asked = 0;
-	broken = mute = false;
+	asked = asked_of[0] = asked_of[1] = 0;
+	four = ANSWERS;
+	six = NODATA;
+	held = NULL;
 }
 
 static void
 teardown(void)
 {
 	resolver_free(&resolver);
-	evdns_close_server_port(server);
-	close(server_fd);
+	for (int i = 0; i < SERVERS; i++) {
+		evdns_close_server_port(server[i]);
+		close(server_fd[i]);
+	}
 	event_base_free(base);
+	unlink(resolv_conf);
+	unlink(hosts);
+	rmdir(dir);
+	memset(dir + sizeof(dir) - 7, 'X', 6);
 }
 
 static void
@@ -97,8 +154,10 @@ resolved(void *arg, const struct addr *addrs, size_t n, const char *reason)
 	a->times++;
 	a->n = n;
 	a->reason = reason != NULL;
-	if (n > 0)
+	if (n > 0) {
 		a->first = addrs[0];
+		a->last = addrs[n - 1];
+	}
 }
 
 static void
@@ -106,6 +165,17 @@ wait_for(const struct answer *a)
 {
 	while (a->times == 0)
 		ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+}
+
+/* Asks, and waits for the answer. */
+static struct answer
+look_up(const char *name)
+{
+	struct answer a = {0};
+
+	resolver_lookup(resolver, name, resolved, &a);
+	wait_for(&a);
+	return a;
 }
 
 START_TEST(an_answer_is_remembered)
@@ -139,7 +209,7 @@ START_TEST(a_failing_name_server_leaves_the_last_addresses)
 	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
 	    &a));
 	wait_for(&a);
-	broken = true;
+	four = SERVFAIL;
 	resolver_age(resolver, 31000);
 	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
 	    &b));
@@ -163,9 +233,8 @@ START_TEST(a_silent_name_server_is_waited_for_once)
 	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
 	    &a));
 	wait_for(&a);
-	evdns_base_set_option(dns, "timeout:", "5");
-	evdns_base_set_option(dns, "initial-probe-timeout:", "1");
-	mute = true;
+	use_server(0, 5);
+	four = six = MUTE;
 	resolver_age(resolver, 31000);
 	start = clock_ms();
 	ck_assert_ptr_nonnull(resolver_lookup(resolver, "mail.test", resolved,
@@ -180,7 +249,8 @@ START_TEST(a_silent_name_server_is_waited_for_once)
 	    &d));
 	ck_assert_uint_eq(d.n, 1);
 	/* Once it speaks again, that is noticed. */
-	mute = false;
+	four = ANSWERS;
+	six = NODATA;
 	for (int before = asked; asked == before;) {
 		resolver_age(resolver, 6000);
 		resolver_lookup(resolver, "mail.test", resolved, &d);
@@ -224,6 +294,129 @@ START_TEST(a_name_that_is_not_there_says_so)
 }
 END_TEST
 
+START_TEST(that_there_is_none_is_an_answer)
+{
+	static const enum behaviour none[][2] = {
+	    {NXDOMAIN, NXDOMAIN}, {NODATA, NODATA}, {NODATA, NXDOMAIN}};
+	struct answer a;
+
+	for (size_t i = 0; i < ARRAY_LEN(none); i++) {
+		four = ANSWERS;
+		six = NODATA;
+		resolver_age(resolver, 31000);
+		ck_assert_uint_eq(look_up("mail.test").n, 1);
+		four = none[i][0];
+		six = none[i][1];
+		resolver_age(resolver, 31000);
+		for (int again = 0; again < 2; again++) {
+			a = look_up("mail.test");
+			ck_assert_uint_eq(a.n, 0);
+			ck_assert(a.reason);
+		}
+	}
+}
+END_TEST
+
+START_TEST(that_one_family_has_none_is_not)
+{
+	static const enum behaviour fails[][2] = {{NODATA, SERVFAIL},
+	    {SERVFAIL, NODATA}, {NXDOMAIN, SERVFAIL}, {MUTE, NODATA},
+	    {NODATA, MUTE}};
+
+	for (size_t i = 0; i < ARRAY_LEN(fails); i++) {
+		four = ANSWERS;
+		six = NODATA;
+		do
+			resolver_age(resolver, 31000);
+		while (look_up("mail.test").n == 0);
+		four = fails[i][0];
+		six = fails[i][1];
+		resolver_age(resolver, 31000);
+		ck_assert_uint_eq(look_up("mail.test").n, 1);
+	}
+}
+END_TEST
+
+/* One that has addresses is not kept waiting for the other one. */
+START_TEST(a_silent_family_is_not_waited_for)
+{
+	struct answer a;
+	uint64_t start = clock_ms();
+	char text[ADDR_TEXT_MAX];
+
+	six = HOLDS;
+	a = look_up("mail.test");
+	ck_assert_uint_eq(a.n, 1);
+	ck_assert_str_eq(addr_ip(&a.first, text), "192.0.2.7");
+	ck_assert_uint_lt(clock_ms() - start, 500);
+	/* But used, when it comes. */
+	ck_assert_ptr_nonnull(held);
+	evdns_server_request_respond(held, 0);
+	while (look_up("mail.test").n < 2)
+		ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+	a = look_up("mail.test");
+	ck_assert_str_eq(addr_ip(&a.first, text), "192.0.2.7");
+	ck_assert_str_eq(addr_ip(&a.last, text), "2001:db8::7");
+	ck_assert_int_eq(asked, 1);
+}
+END_TEST
+
+static void
+respond_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg UNUSED)
+{
+	ck_assert_ptr_nonnull(held);
+	evdns_server_request_respond(held, 0);
+}
+
+/* One that has none says nothing about the other one. */
+START_TEST(a_slow_family_is_waited_for)
+{
+	const struct timeval tv = {0, 600 * 1000};
+	struct event *ev = evtimer_new(base, respond_cb, NULL);
+
+	evtimer_add(ev, &tv);
+	four = HOLDS;
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	event_free(ev);
+}
+END_TEST
+
+START_TEST(changed_files_are_read_again)
+{
+	struct answer a, b = {0};
+	char text[ADDR_TEXT_MAX];
+
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	resolver_age(resolver, 31000);
+	look_up("mail.test");
+	ck_assert_int_eq(asked_of[0], 2);
+	use_server(1, 1);
+	resolver_age(resolver, 31000);
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	ck_assert_int_eq(asked_of[1], 1);
+	/* Under way when it changes: it gets its answer. */
+	four = HOLDS;
+	ck_assert_ptr_nonnull(resolver_lookup(resolver, "slow.test", resolved,
+	    &b));
+	while (held == NULL)
+		ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+	four = ANSWERS;
+	use_server(0, 1);
+	resolver_age(resolver, 31000);
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	ck_assert_int_eq(asked_of[0], 3);
+	evdns_server_request_respond(held, 0);
+	wait_for(&b);
+	ck_assert_uint_eq(b.n, 1);
+	/* And hosts. */
+	write_file(hosts, "192.0.2.9 x Mail.Test\n");
+	resolver_age(resolver, 31000);
+	a = look_up("mail.test");
+	ck_assert_str_eq(addr_ip(&a.first, text), "192.0.2.9");
+	ck_assert_int_eq(asked_of[0], 3);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -239,6 +432,11 @@ main(void)
 	tcase_add_test(tc, a_silent_name_server_is_waited_for_once);
 	tcase_add_test(tc, lookups_of_one_name_are_one_query);
 	tcase_add_test(tc, a_name_that_is_not_there_says_so);
+	tcase_add_test(tc, that_there_is_none_is_an_answer);
+	tcase_add_test(tc, that_one_family_has_none_is_not);
+	tcase_add_test(tc, a_silent_family_is_not_waited_for);
+	tcase_add_test(tc, a_slow_family_is_waited_for);
+	tcase_add_test(tc, changed_files_are_read_again);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

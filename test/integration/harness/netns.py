@@ -141,9 +141,10 @@ class Network:
                 ns.close()
 
     @staticmethod
-    def via(resolv_conf="", hosts=""):
-        """What a command is put behind to see these in /etc, alone."""
-        where = temp_dir("mailferry-etc-")
+    def via(resolv_conf="", hosts="", where=None):
+        """What a command is put behind to see these in /etc, alone. They are
+        files in where, which may be changed, but not replaced."""
+        where = where or temp_dir("mailferry-etc-")
         script = []
         for name, text in (("resolv.conf", resolv_conf), ("hosts", hosts)):
             path = os.path.join(where, name)
@@ -177,6 +178,7 @@ class Dns:
         self.names = names
         self.asked = []
         self.mute = False
+        self.deaf_to = None  # a family whose questions it does not answer
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
         threading.Thread(target=self._serve, daemon=True).start()
@@ -203,7 +205,7 @@ class Dns:
                 if not query:
                     return
                 reply = self._reply(query)
-                if not self.mute:
+                if not self.mute and reply:
                     self.socket.sendto(reply, peer)
             except OSError:
                 return
@@ -216,6 +218,8 @@ class Dns:
         kind, = struct.unpack("!H", query[at + 1:at + 3])
         name = ".".join(labels).lower()
         self.asked.append(f"{name} {kind}")
+        if kind == {socket.AF_INET: 1, socket.AF_INET6: 28}.get(self.deaf_to):
+            return None
         addresses = self.names.get(name)
         answers = [self._record(a) for a in addresses or ()
                    if kind == (28 if ":" in a else 1)]
