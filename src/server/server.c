@@ -37,6 +37,7 @@
 #define SERVER_TICK_S 60 /* housekeeping: ticket keys */
 #define SERVER_STATUS_S 10 /* the service manager's status line */
 #define SERVER_STATUS_MAX 128
+#define SERVER_STOP_MARGIN_MS 10000 /* from the end of the grace to our own */
 
 /* A worker's word that its last session is gone. */
 struct server_empty {
@@ -631,7 +632,8 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 	    (unsigned long long)ms);
 	sv->draining = true;
 	server_status(sv, sv->status);
-	systemd_stopping(sv->status);
+	/* A manager that knows of a shorter time only would kill us. */
+	systemd_stopping(ms + SERVER_STOP_MARGIN_MS, sv->status);
 	evtimer_add(sv->grace, &tv);
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		sv->empty[i].server = sv;

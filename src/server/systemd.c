@@ -97,10 +97,12 @@ systemd_reloading(const char *status)
 	    status);
 }
 
+/* What the manager would wait by itself (TimeoutStopSec=) is not cut short. */
 void
-systemd_stopping(const char *status)
+systemd_stopping(uint64_t ms, const char *status)
 {
-	systemd_send("STOPPING=1\nSTATUS=%s", status);
+	systemd_send("STOPPING=1\nEXTEND_TIMEOUT_USEC=%" PRIu64 "\nSTATUS=%s",
+	    ms * 1000, status);
 }
 
 void
@@ -150,7 +152,7 @@ systemd_reloading(const char *status UNUSED)
 }
 
 void
-systemd_stopping(const char *status UNUSED)
+systemd_stopping(uint64_t ms UNUSED, const char *status UNUSED)
 {
 }
 

@@ -18,10 +18,10 @@ uint64_t systemd_watchdog(void);
 int systemd_listen_fds(int *first);
 
 /* None of these waits for a manager that does not read. False: it has not been
- * taken, and has to be said again. */
+ * taken, and has to be said again. ms: how long stopping may take. */
 bool systemd_ready(const char *status);
 void systemd_reloading(const char *status);
-void systemd_stopping(const char *status);
+void systemd_stopping(uint64_t ms, const char *status);
 void systemd_status(const char *status);
 void systemd_ping(void);
 

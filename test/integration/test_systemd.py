@@ -136,11 +136,13 @@ class Notify(Systemd):
         """STOPPING=1 when the drain begins, which may be long before the
         end."""
         m = self.manager()
-        d = self.running(m)
+        d = self.running(m, server={"threads": 3, "shutdown_grace": "5m"})
         c = self.login(d)
         d.terminate()
         stopping = m.until("STOPPING")
+        # Longer than the grace, or the manager would kill what still drains.
         self.assertEqual(stopping, {"STOPPING": "1",
+                                    "EXTEND_TIMEOUT_USEC": "310000000",
                                     "STATUS": "draining: 1 connections"})
         self.assertIsNone(d.process.status)
         self.assertEqual(c.cmd("NOOP")[:3], "+OK")
