@@ -3,6 +3,7 @@
 ca        signs everything but what its name excludes
 good      DNS:localhost, DNS:mail.example.com, IP:127.0.0.1
 new       DNS:new.example.com (another name for SNI)
+guide     DNS:mail-old.example.com, DNS:mail-new.example.com (docs/)
 wildcard  DNS:*.wild.example.com
 expired   good's names, ended long ago
 future    good's names, begins in many years
@@ -49,6 +50,8 @@ class Certs:
         self._issue("good", GOOD_NAMES)
         self._issue("good2", GOOD_NAMES)
         self._issue("new", "DNS:new.example.com")
+        self._issue("guide",
+                    "DNS:mail-old.example.com,DNS:mail-new.example.com")
         self._issue("wildcard", "DNS:*.wild.example.com")
         self._issue("expired", GOOD_NAMES, "20200101000000Z",
                     "20200201000000Z")

@@ -1,8 +1,8 @@
 """Dovecot 2.3 as a real backend, in the foreground, all of it in one
 directory. Needs root: it separates its privileges.
 
-It believes XCLIENT from 127.0.0.2 only, which is to be mailferry's
-source_ips. A client that connects from the server's own address counts as
+It believes XCLIENT from 127.0.0.2 only, if it is told no other address, which
+is to be mailferry's source_ips. A client that connects from the server's own address counts as
 secured: tests of the cleartext gate come from another one.
 """
 
@@ -26,7 +26,7 @@ log_path = {dir}/log
 log_timestamp = ""
 auth_verbose = yes
 protocols = pop3
-listen = 127.0.0.1
+listen = {address}
 ssl = yes
 ssl_cert = <{cert}
 ssl_key = <{key}
@@ -101,15 +101,18 @@ def jwt(user, secret, claim="email", ttl=3600):
 
 class Dovecot:
     """One running Dovecot. name: old or new, seen in its greeting.
-    users: {address: password}."""
+    users: {address: password}. address, ports: where it listens (POP3, POP3S);
+    trusted: from where XCLIENT is believed."""
 
-    def __init__(self, certs, name="old", users=None, cert="good"):
+    def __init__(self, certs, name="old", users=None, cert="good",
+                 address="127.0.0.1", ports=None, trusted=SOURCE_IP):
         self.certs = certs
         self.name = name
         self.users = users or {"alice@example.com": "secret"}
         self.dir = temp_dir(f"mailferry-dovecot-{name}-")
-        self.port, self.port_tls, self.port_haproxy = (
-            free_port(), free_port(), free_port())
+        self.address, self.trusted = address, trusted
+        self.port, self.port_tls = ports or (free_port(), free_port())
+        self.port_haproxy = free_port()
         self.token_secret = os.urandom(32)
         self._write(cert)
         self.process = None
@@ -117,7 +120,8 @@ class Dovecot:
     def _write(self, cert):
         text = CONF.format(
             dir=self.dir, cert=self.certs.cert(cert),
-            key=self.certs.key(cert), source=SOURCE_IP, uid=MAIL_UID,
+            key=self.certs.key(cert), source=self.trusted, uid=MAIL_UID,
+            address=self.address,
             greeting=f"{self.name} ready.", port=self.port,
             port_tls=self.port_tls, port_haproxy=self.port_haproxy)
         self._file("dovecot.conf", text)
@@ -217,11 +221,11 @@ class Dovecot:
         elif forwarding == "proxy":
             port = self.port_haproxy
         section = {
-            "host": "127.0.0.1",
+            "host": self.address,
             "tls_server_name": "mail.example.com",
             "tls_ca_file": self.certs.ca,
             "forwarding": forwarding,
-            "source_ips": [SOURCE_IP],
+            "source_ips": [self.trusted],
             "protocol": {"pop3": {"port": port, "tls": tls}},
         }
         section.update(keys)
