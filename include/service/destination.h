@@ -45,8 +45,12 @@ struct destination_health {
 	uint64_t cooldown; /* ms */
 };
 
-/* It has answered a login, or holds one: it is well. True: it was down. */
+/* It has answered a login: it is well. True: it was down. */
 bool destination_worked(struct destination *d);
+/* It has been busy with a login for longer than failing takes. If it was down,
+ * it is up, and others are let in; but what has failed so far still counts, for
+ * there are backends that think about it and then hang up. True: it was. */
+bool destination_at_work(struct destination *d);
 /* It could not. host: the fault was before or in the connect, and so the
  * host's; otherwise it may be this client's doing (a backend that bans a
  * forwarded address hangs up), and counts only with others'. client, probe: as

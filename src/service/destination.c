@@ -189,6 +189,22 @@ destination_worked(struct destination *d)
 	return was_down;
 }
 
+bool
+destination_at_work(struct destination *d)
+{
+	bool was_down;
+
+	pthread_mutex_lock(&d->lock);
+	was_down = d->down_until != 0;
+	if (was_down) {
+		d->down_until = 0;
+		d->probing = false;
+		d->ramp = DESTINATION_RAMP;
+	}
+	pthread_mutex_unlock(&d->lock);
+	return was_down;
+}
+
 static bool
 destination_has_client(const struct destination *d, uint64_t client)
 {

@@ -149,6 +149,7 @@ static void backend_login(struct backend *b);
 static bool backend_safe(struct backend *b, struct err *err);
 static void backend_credentials_out(struct backend *b);
 static void backend_well(struct backend *b);
+static void backend_log_up(struct backend *b);
 static void backend_login_password(struct backend *b);
 static void backend_login_user(struct backend *b);
 static void backend_pass(struct backend *b);
@@ -406,10 +407,12 @@ backend_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct backend *b = arg;
 
-	if (b->state == BACKEND_CONNECT)
+	if (b->state == BACKEND_CONNECT) {
 		backend_connect(b);
-	else
-		backend_well(b);
+	} else if (destination_at_work(b->shared)) {
+		b->probe = false;
+		backend_log_up(b);
+	}
 }
 
 /* The leg cannot go on: another connection, or the end of this login. b may be
@@ -936,17 +939,21 @@ backend_credentials_out(struct backend *b)
 		evtimer_add(b->pause, &tv);
 }
 
-/* It has answered a login, whatever it said, or is busy with one: a maildrop
- * may be big or locked. A greeting alone says little, for there are backends
- * that greet and then hang up on every login. */
+/* It has answered a login, whatever it said. A greeting alone says little, for
+ * there are backends that greet and then hang up on every login. */
 static void
 backend_well(struct backend *b)
 {
+	b->probe = false;
+	if (destination_worked(b->shared))
+		backend_log_up(b);
+}
+
+static void
+backend_log_up(struct backend *b)
+{
 	struct log_line l;
 
-	b->probe = false;
-	if (!destination_worked(b->shared))
-		return;
 	session_log(&l, LOG_WARNING, b->s, "destination is up again");
 	log_cstr(&l, "destination", b->dest->name);
 	log_end(&l);

@@ -616,6 +616,37 @@ class Desynchronised(Leg):
         self.assertEqual({r["failure"] for r in self.daemon.records()
                           if "failure" in r}, {"busy"})
 
+    def test_thinks_and_hangs_up(self):
+        """host_down_threshold: consecutive failures that mark a destination
+        down (CONFIG): also those of a backend that takes its time"""
+        def thinks(c, _mech, _frame):
+            over.wait(1.3)
+            c.reset()
+        over = threading.Event()
+        self.addCleanup(over.set)
+        b = self.backend(Pop3(check=thinks), tls="implicit")
+        self.serve_here({"x": b.destination()}, over={"server": {
+            "host_down_threshold": 3, "host_down_min_clients": 2,
+            "host_down_cooldown": "1h", "backend_connect_retries": 0}})
+        replies = []
+
+        def one(n):
+            replies.append(self.log_in("x", source=f"127.0.0.{n}")[1])
+        for group in ((61, 62), (63, 64)):
+            threads = [threading.Thread(target=one, args=(n,))
+                       for n in group]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+        self.assertTempFail(self.log_in("x")[1])
+        for reply in replies:
+            self.assertTempFail(reply)
+        self.assertEqual(
+            [r["failure"] for r in self.daemon.records() if "user" in r
+             and "failure" in r], ["dropped"] * 4 + ["down"])
+        b.errors.clear()
+
     def test_retry_is_inside_backend_timeout(self):
         """backend_connect_retries: extra attempts after a retryable failure,
         inside backend_timeout (CONFIG): also after one that came when the

@@ -268,6 +268,26 @@ START_TEST(what_is_learnt_expires)
 }
 END_TEST
 
+/* A big maildrop is no reason to keep the others out, and one that thinks for
+ * long before it hangs up is none to let them in again and again. */
+START_TEST(at_work_lets_others_in_and_forgives_nothing)
+{
+	failures(2, false, 1, 10);
+	ck_assert(!destination_at_work(d));
+	ck_assert(destination_failed(d, &rules, 10, false, 2, false));
+	ck_assert_int_eq(enter(10 + COOLDOWN, 3), DESTINATION_PROBE);
+	ck_assert_int_eq(enter(10 + COOLDOWN, 4), DESTINATION_DOWN);
+	ck_assert(destination_at_work(d));
+	ck_assert(!destination_at_work(d));
+	ck_assert_int_eq(enter(11 + COOLDOWN, 4), DESTINATION_ENTERED);
+	/* Recovering: not all at once. */
+	ck_assert_int_eq(enter(11 + COOLDOWN, 5), DESTINATION_FULL);
+	ck_assert(!destination_failed(d, &rules, 2010, false, 3, false));
+	ck_assert(destination_failed(d, &rules, 2010, false, 4, false));
+	ck_assert(destination_is_down(d));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -277,6 +297,7 @@ main(void)
 	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, at_work_lets_others_in_and_forgives_nothing);
 	tcase_add_test(tc, the_hosts_own_failures_mark_it_down);
 	tcase_add_test(tc, one_client_alone_marks_nothing_down);
 	tcase_add_test(tc, one_success_forgives);
