@@ -112,7 +112,8 @@ listen_group(const struct config *cfg, gid_t *gid, struct err *err)
 }
 
 void
-listen_check_user(const struct config *cfg, struct config_problems *problems)
+listen_check_user(const struct config *cfg, struct config_problems *problems,
+    bool warn)
 {
 	struct err err;
 	uid_t uid;
@@ -121,9 +122,11 @@ listen_check_user(const struct config *cfg, struct config_problems *problems)
 	if (cfg->server.user[0] == '\0')
 		return;
 	if (listen_user(cfg, &uid, &gid, &err) == -1)
-		config_problem(cfg, problems, "server.user", "%s", err.text);
+		(warn ? config_warning : config_problem)(cfg, problems,
+		    "server.user", "%s", err.text);
 	if (listen_group(cfg, &gid, &err) == -1)
-		config_problem(cfg, problems, "server.group", "%s", err.text);
+		(warn ? config_warning : config_problem)(cfg, problems,
+		    "server.group", "%s", err.text);
 }
 
 int

@@ -3,6 +3,8 @@
 #ifndef SERVER_LISTEN_H
 #define SERVER_LISTEN_H
 
+#include <stdbool.h>
+
 #include "platform/addr.h"
 #include "platform/config.h"
 #include "platform/err.h"
@@ -14,10 +16,11 @@ int listen_check(const struct addr *addr, struct err *err) MUST_CHECK;
  * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
 int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 
-/* Adds what is wrong with server.user and server.group. For who is root, or has
- * begun as root: nobody else becomes that user. */
+/* Adds what is wrong with server.user and server.group, as errors or as
+ * warnings. For who is root, or has begun as root: nobody else becomes that
+ * user. */
 void listen_check_user(const struct config *cfg,
-    struct config_problems *problems);
+    struct config_problems *problems, bool warn);
 
 /* As root with server.user: becomes that user and its groups for good, without
  * any capability. In any case no new privileges and no core dumps. -1: not all

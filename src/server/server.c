@@ -163,14 +163,15 @@ server_check(const char *path)
 }
 
 /* What a start would need of this host besides the files that the runtime
- * reads. Users of another host are nobody's business who is not root. */
+ * reads. Configurations are checked on other hosts too: a user is no error of
+ * theirs, and nobody's business who is not root. */
 static void
 server_check_host(const struct config *cfg, struct config_problems *problems)
 {
 	struct err err;
 
 	if (geteuid() == 0)
-		listen_check_user(cfg, problems);
+		listen_check_user(cfg, problems, true);
 	if (log_check(cfg->server.log_target, &err) == -1)
 		config_problem(cfg, problems, "server.log_target", "%s",
 		    err.text);
@@ -582,7 +583,7 @@ server_reload_host(const struct server *sv, const struct config *cfg,
 
 	if (server_is_new(sv->user, s->user) ||
 	    server_is_new(sv->group, s->group))
-		listen_check_user(cfg, problems);
+		listen_check_user(cfg, problems, false);
 	if (log_sink_open(sink, s->log_target, &err) == -1)
 		config_problem(cfg, problems, "server.log_target", "%s",
 		    err.text);
