@@ -204,6 +204,9 @@ main(int argc, char **argv)
 		fprintf(stderr, "mailferry: OpenSSL was started too early\n");
 		return EX_SOFTWARE;
 	}
+	/* A thread that still connects to a store may be in the midst of a
+	 * handshake when the process ends. */
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
 	main_memory();
 	if (path == NULL || path[0] == '\0')
 		path = MAIN_CONFIG;

@@ -281,7 +281,10 @@ connector_ready_cb(evutil_socket_t fd, short what UNUSED, void *arg)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1)
 		error = errno;
-	if (error == 0) {
+	/* Who refuses says ECONNREFUSED. A reset comes from one that has
+	 * accepted, and is about this client, perhaps: the leg finds it
+	 * closed. */
+	if (error == 0 || error == ECONNRESET) {
 		struct addr peer = a->addr;
 
 		a->fd = -1; /* the callee's from now on */

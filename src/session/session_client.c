@@ -294,9 +294,9 @@ client_proxy_adopt(struct client *c, const struct proxy_header *h)
 		return;
 	s->client_addr = h->src;
 	s->local_addr = h->dst;
-	if (h->has_tls)
-		s->transport =
-		    h->tls ? XCLIENT_TRANSPORT_TLS : XCLIENT_TRANSPORT_INSECURE;
+	/* "No TLS" is said by balancers that pass TLS on as well. */
+	if (h->tls)
+		s->transport = XCLIENT_TRANSPORT_TLS;
 	s->ttl = h->ttl;
 	if (h->session[0] != '\0')
 		memcpy(s->id, h->session, sizeof(s->id));
