@@ -13,10 +13,11 @@ import pwd
 import re
 import unittest
 
-from harness.case import Case, certs, context, need, need_root
+from harness.case import Case, Pop3, certs, context, need, need_root
 from harness.client import oauthbearer, plain, xoauth2
 from harness.dovecot import Dovecot, jwt
 from harness.fake_backend import stuff
+from harness.front import xclient_words
 from harness.proc import check_run, run, temp_dir, wait_until
 
 OLD, NEW = "alice@example.com", "bob@example.net"
@@ -266,6 +267,68 @@ class ByHand(Interop):
         d.start()
         c.cmd(f"USER {OLD}")
         self.assertReply(c.cmd(f"PASS {PASSWORD}"), "+OK")
+
+
+class BehindDovecot(Interop):
+    """A Dovecot that passes logins on, in front: it says by XCLIENT who the
+    client is, and is believed."""
+
+    def setUp(self):
+        super().setUp()
+        self.behind = self.backend(Pop3(
+            greeting="+OK [XCLIENT] ready", xclient="+OK Updated"))
+        self.ferry = self.mailferry(
+            {tls: {"tls": tls, "xclient_trusted": ["127.0.0.1"]}
+             for tls in ("plain", *LEGS)},
+            {"old": self.old.destination("starttls"),
+             "fake": self.behind.destination(forwarding="xclient")},
+            {NEW: "fake"})
+
+    def front(self, tls, how=""):
+        d = Dovecot(certs(), "front", {}, proxy="host=127.0.0.1 "
+                    f"port={self.ferry.port_of(tls)} {how}")
+        return self.keep(d).start()
+
+    def log_in(self, front, user):
+        """The client and the reply."""
+        c = self.client(front.port_tls, tls="implicit", source=CLIENT_IP)
+        c.cmd(f"USER {user}")
+        return c, c.cmd(f"PASS {PASSWORD}")
+
+    def test_whose_client_it_is(self):
+        """mailferry can stand behind mailferry or Dovecot"""
+        for tls, how in (("starttls", "starttls=any-cert"),
+                         ("implicit", "ssl=any-cert")):
+            with self.subTest(tls):
+                front = self.front(tls, how)
+                self.behind.forget()
+                c, reply = self.log_in(front, NEW)
+                self.assertReply(reply, "+OK")
+                words = xclient_words(self.behind.connection())
+                self.assertEqual((words["ADDR"], words["PORT"]),
+                                 (CLIENT_IP, str(c.sock.getsockname()[1])))
+                self.assertEqual(words["CLIENT-TRANSPORT"], "TLS")
+                c.play("C: QUIT\nS: +OK\nCLOSED")
+                # And all the way to another Dovecot.
+                self.old.deliver(OLD, DOTS)
+                mark = self.old.mark()
+                c, reply = self.log_in(front, OLD)
+                self.assertReply(reply, "+OK")
+                self.assertReply(c.cmd("RETR 1"), "+OK")
+                self.assertEqual(c.exactly(len(stuff(DOTS)) + 3),
+                                 stuff(DOTS) + b".\r\n")
+                c.play("C: DELE 1\nS: +OK\nC: QUIT\nS: +OK\nCLOSED")
+                self.assertDeleted(self.old, OLD)
+                wait_until(lambda m=mark: f"rip={CLIENT_IP},"
+                           in self.old.output(m), "the client's address")
+
+    def test_leg_in_clear(self):
+        """Cleartext gate: Dovecot does not say CLIENT-TRANSPORT, so that a
+        leg in clear counts as a client in clear, whatever the client has."""
+        c, reply = self.log_in(self.front("plain"), NEW)
+        self.assertReply(reply, "-ERR")
+        c.close()
+        self.assertEqual(self.behind.connections, [])
 
 
 class Poplib(Interop):

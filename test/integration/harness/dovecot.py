@@ -43,17 +43,7 @@ first_valid_uid = {uid}
 first_valid_gid = {uid}
 mail_max_userip_connections = 100
 login_greeting = {greeting}
-passdb {{
-  driver = oauth2
-  mechanisms = oauthbearer xoauth2
-  args = {dir}/oauth2.conf
-}}
-passdb {{
-  driver = passwd-file
-  mechanisms = plain login
-  args = scheme=PLAIN {dir}/users
-}}
-userdb {{
+{passdb}userdb {{
   driver = static
   args = uid={uid} gid={uid} home={dir}/mail/%u
 }}
@@ -76,6 +66,27 @@ service anvil {{
   unix_listener anvil-auth-penalty {{
     mode = 0
   }}
+}}
+"""
+
+PASSDB = """\
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {dir}/oauth2.conf
+}}
+passdb {{
+  driver = passwd-file
+  mechanisms = plain login
+  args = scheme=PLAIN {dir}/users
+}}
+"""
+
+# Whatever the password is: the next server decides.
+PASSDB_PROXY = """\
+passdb {{
+  driver = static
+  args = proxy=y nopassword=y {proxy}
 }}
 """
 
@@ -102,10 +113,12 @@ def jwt(user, secret, claim="email", ttl=3600):
 class Dovecot:
     """One running Dovecot. name: old or new, seen in its greeting.
     users: {address: password}. address, ports: where it listens (POP3, POP3S);
-    trusted: from where XCLIENT is believed."""
+    trusted: from where XCLIENT is believed. proxy: the fields that say where
+    logins are passed on to, instead of maildirs of its own."""
 
     def __init__(self, certs, name="old", users=None, cert="good",
-                 address="127.0.0.1", ports=None, trusted=SOURCE_IP):
+                 address="127.0.0.1", ports=None, trusted=SOURCE_IP,
+                 proxy=None):
         self.certs = certs
         self.name = name
         self.users = users or {"alice@example.com": "secret"}
@@ -114,11 +127,14 @@ class Dovecot:
         self.port, self.port_tls = ports or (free_port(), free_port())
         self.port_haproxy = free_port()
         self.token_secret = os.urandom(32)
+        self.proxy = proxy
         self._write(cert)
         self.process = None
 
     def _write(self, cert):
+        passdb = PASSDB if self.proxy is None else PASSDB_PROXY
         text = CONF.format(
+            passdb=passdb.format(dir=self.dir, proxy=self.proxy),
             dir=self.dir, cert=self.certs.cert(cert),
             key=self.certs.key(cert), source=self.trusted, uid=MAIL_UID,
             address=self.address,
