@@ -284,9 +284,9 @@ class BehindDovecot(Interop):
              "fake": self.behind.destination(forwarding="xclient")},
             {NEW: "fake"})
 
-    def front(self, tls, how=""):
-        d = Dovecot(certs(), "front", {}, proxy="host=127.0.0.1 "
-                    f"port={self.ferry.port_of(tls)} {how}")
+    def front(self, tls, how="", host="mail.example.com"):
+        d = Dovecot(certs(), "front", {}, proxy=f"host={host} hostip=127.0.0.1"
+                    f" port={self.ferry.port_of(tls)} {how}")
         return self.keep(d).start()
 
     def log_in(self, front, user):
@@ -297,8 +297,7 @@ class BehindDovecot(Interop):
 
     def test_whose_client_it_is(self):
         """mailferry can stand behind mailferry or Dovecot"""
-        for tls, how in (("starttls", "starttls=any-cert"),
-                         ("implicit", "ssl=any-cert")):
+        for tls, how in (("starttls", "starttls=y"), ("implicit", "ssl=y")):
             with self.subTest(tls):
                 front = self.front(tls, how)
                 self.behind.forget()
@@ -321,6 +320,14 @@ class BehindDovecot(Interop):
                 self.assertDeleted(self.old, OLD)
                 wait_until(lambda m=mark: f"rip={CLIENT_IP},"
                            in self.old.output(m), "the client's address")
+
+    def test_certificate(self):
+        """What docs/behind-a-balancer.md says of it."""
+        for how, ok in (("starttls=y", False), ("starttls=any-cert", True)):
+            with self.subTest(how):
+                front = self.front("starttls", how, "other.example.org")
+                self.assertReply(self.log_in(front, NEW)[1],
+                                 "+OK" if ok else "-ERR [SYS/TEMP]")
 
     def test_leg_in_clear(self):
         """Cleartext gate: Dovecot does not say CLIENT-TRANSPORT, so that a

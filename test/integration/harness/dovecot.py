@@ -30,6 +30,8 @@ listen = {address}
 ssl = yes
 ssl_cert = <{cert}
 ssl_key = <{key}
+ssl_ca = <{ca}
+ssl_require_crl = no
 ssl_min_protocol = TLSv1.2
 disable_plaintext_auth = yes
 login_trusted_networks = {source}/32
@@ -136,8 +138,8 @@ class Dovecot:
         text = CONF.format(
             passdb=passdb.format(dir=self.dir, proxy=self.proxy),
             dir=self.dir, cert=self.certs.cert(cert),
-            key=self.certs.key(cert), source=self.trusted, uid=MAIL_UID,
-            address=self.address,
+            key=self.certs.key(cert), ca=self.certs.ca, source=self.trusted,
+            uid=MAIL_UID, address=self.address,
             greeting=f"{self.name} ready.", port=self.port,
             port_tls=self.port_tls, port_haproxy=self.port_haproxy)
         self._file("dovecot.conf", text)
