@@ -176,7 +176,7 @@ resolver_free(struct resolver **rp)
 	while (r->former != NULL) {
 		struct resolver_dns *d = r->former;
 
-		LL_DELETE(r->former, d);
+		r->former = d->next;
 		resolver_dns_free(d);
 	}
 	HASH_CLEAR(hh, r->names);
@@ -280,18 +280,19 @@ static void
 resolver_sweep_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct resolver *r = arg;
-	struct resolver_dns *d, *tmp;
+	struct resolver_dns **at = &r->former, *d;
 
 	if (r->rounds++ < 2) {
 		event_active(r->sweep, EV_TIMEOUT, 0);
 		return;
 	}
-	LL_FOREACH_SAFE(r->former, d, tmp)
-	{
-		if (d->asked == 0) {
-			LL_DELETE(r->former, d);
-			resolver_dns_free(d);
+	while ((d = *at) != NULL) {
+		if (d->asked > 0) {
+			at = &d->next;
+			continue;
 		}
+		*at = d->next;
+		resolver_dns_free(d);
 	}
 }
 
