@@ -181,18 +181,21 @@ class Dns:
         self.deaf_to = None  # a family whose questions it does not answer
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
-        threading.Thread(target=self._serve, daemon=True).start()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
 
     @property
     def resolv_conf(self):
         return f"nameserver {self.address}\n"
 
     def stop(self):
-        """From now on the port answers by ICMP."""
+        """From now on the port answers by ICMP, and may be another's: the
+        kernel keeps it for as long as somebody waits on it."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        self.thread.join(DEADLINE)
         self.socket.close()
 
     def output(self, _start=0):
