@@ -79,6 +79,19 @@ class Answers(SqlAnswers, MysqlCase):
                 "localhost", more="?ssl-mode=required")})
             self.assertRoute(d, "alice", "new")
 
+    def test_ends_in_mid_handshake(self):
+        """SIGTERM while a thread still connects: status 0 (a thread sanitizer
+        looks on)"""
+        url = self.p.url(
+            "localhost", more=f"?ssl-mode=verify&ssl-ca={certs().ca}")
+        for ms in range(5, 30, 4):
+            d = self.serve(self.p, {"url": url}, lookup_timeout=f"{ms}ms")
+            clients = [self.client(d, tls="implicit") for _ in range(4)]
+            for n, c in enumerate(clients):
+                c.cmd(f"USER user{n}")
+                c.send("PASS x")
+            d.stop()
+
     def test_tls_that_the_server_lacks(self):
         plain = self.server({"alice": "new"})
         for mode in ("required", "verify"):
