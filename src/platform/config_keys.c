@@ -548,10 +548,10 @@ const struct config_key config_keys[] = {
 	"One destination for one identifier."),
     TEXT("mapping.sql.upsert_query", statement, 0, config,
 	mapping.sql_upsert_query, 0, 4096, "",
-	"Sets a route, for the management API."),
+	"Sets a route, for mailferry route."),
     TEXT("mapping.sql.delete_query", statement, 0, config,
 	mapping.sql_delete_query, 0, 4096, "",
-	"Deletes a route, for the management API."),
+	"Deletes a route, for mailferry route."),
     TEXT("mapping.sql.channel", string, 0, config, mapping.sql_channel, 0, 63,
 	"", "PostgreSQL: where changed identifiers are notified."),
     NUMBER("mapping.sql.pool_size", config, mapping.sql_pool_size, 1, 1024,
@@ -634,7 +634,7 @@ const struct config_key config_keys[] = {
     DURATION("admin.lockout_duration", config, admin.lockout_duration, 1,
 	DAYS(30), "5m", "For how long."),
     TEXT("admin.socket", path, 0, config, admin.socket, 0, 107, "",
-	"Unix socket for mailferryctl, mode 0600, same API, no token."),
+	"Unix socket, mode 0600, same API, no token."),
 };
 const size_t n_config_keys = ARRAY_LEN(config_keys);
 
