@@ -185,7 +185,7 @@ def typed(text, prompt):
 
 
 @need("dpkg-buildpackage", "lintian", "debootstrap", "curl", "dovecot", "ip",
-      "setpriv")
+      "setpriv", "unshare")
 @need_root()
 class Debian(unittest.TestCase):
     """In this order: a life."""
