@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -182,6 +183,26 @@ def typed(text, prompt):
             elif mine:
                 found[-1][1].append(line)
     return found
+
+
+@need_root()
+class Fresh(unittest.TestCase):
+    def test_strict(self):
+        """In CI a Debian that cannot be made is a failure, and no copy of
+        this machine takes its place."""
+        with tempfile.TemporaryDirectory() as directory:
+            stub = os.path.join(directory, "debootstrap")
+            with open(stub, "w", encoding="ascii") as f:
+                f.write("#!/bin/sh\nexit 1\n")
+            os.chmod(stub, 0o755)
+            done = subprocess.run(
+                [sys.executable, "-B", "-c", "import sys, root; "
+                 "root.Root(sys.argv[1], [])", directory], check=False,
+                cwd=HERE, capture_output=True, timeout=120, env={
+                    **os.environ, "MAILFERRY_TEST_STRICT": "1",
+                    "PATH": directory + ":" + os.environ["PATH"]})
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(b"debootstrap", done.stderr)
 
 
 @need("dpkg-buildpackage", "lintian", "debootstrap", "curl", "dovecot", "ip",
