@@ -16,7 +16,7 @@ from harness.netns import Dns, Network, why_not
 from harness.proc import check_run, temp_dir, wait_until
 
 PORT = 1100  # of all backends; their addresses tell them apart
-DNS, DNS2 = "10.77.0.53", "10.77.0.54"
+DNS, DNS2, DNS3 = "10.77.0.53", "10.77.0.54", "10.77.0.55"
 FOUR, OTHER_FOUR = "10.77.0.11", "10.77.0.12"
 SIX, OTHER_SIX = "fd77::11", "fd77::12"
 REFUSES_FOUR, REFUSES_SIX = "10.77.0.19", "fd77::19"
@@ -520,7 +520,7 @@ class NameServer(Networked):
         """resolv.conf and hosts are read again when they have changed.
         (mailferry.yaml(5))"""
         with self.net.far:
-            second = self.keep(Dns(DNS2, {"b.example": [OTHER_FOUR]}))
+            second = self.keep(Dns(DNS3, {"b.example": [OTHER_FOUR]}))
         self.dns.names["a.example"] = [FOUR]
         etc = temp_dir()
         d = self.serve({name: self.to(f"{name}.example") for name in "abc"},
