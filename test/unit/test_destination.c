@@ -2,6 +2,7 @@
 
 #include <check.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -9,7 +10,8 @@
 #include "service/destination.h"
 
 #define COOLDOWN 1000
-#define THREADS 16
+#define THREADS 4
+#define ROUNDS 20000
 
 static const struct destination_health rules = {3, 2, COOLDOWN};
 static const struct config_destination cfg = {
@@ -164,22 +166,24 @@ START_TEST(stragglers_do_not_extend_the_cooldown)
 }
 END_TEST
 
-static pthread_barrier_t barrier;
-static atomic_uint probes;
+static atomic_uint round_now, ready, done, probes;
 
+/* All at once, at the beginning of each round. */
 static void *
-knock(void *arg)
+knock(void *arg UNUSED)
 {
-	const uint64_t *now = arg;
+	for (unsigned round = 1; round <= ROUNDS; round++) {
+		enum destination_entry entry;
 
-	pthread_barrier_wait(&barrier);
-	for (int i = 0; i < 100; i++) {
-		enum destination_entry entry = enter(*now, 1);
-
+		ready++;
+		while (round_now != round)
+			sched_yield();
+		entry = enter(10 + round * COOLDOWN, 1);
 		if (entry == DESTINATION_PROBE)
 			probes++;
 		else
 			ck_assert_int_eq(entry, DESTINATION_DOWN);
+		done++;
 	}
 	return NULL;
 }
@@ -187,24 +191,25 @@ knock(void *arg)
 START_TEST(exactly_one_of_many_threads_probes)
 {
 	pthread_t thread[THREADS];
-	uint64_t now = 10;
 
-	failures(3, true, 1, now);
-	pthread_barrier_init(&barrier, NULL, THREADS);
-	for (int round = 0; round < 200; round++) {
-		now += COOLDOWN;
+	failures(3, true, 1, 10);
+	for (int i = 0; i < THREADS; i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL, knock, NULL),
+		    0);
+	for (unsigned round = 1; round <= ROUNDS; round++) {
+		while (ready != round * THREADS)
+			sched_yield();
 		probes = 0;
-		for (int i = 0; i < THREADS; i++)
-			ck_assert_int_eq(pthread_create(&thread[i], NULL, knock,
-					     &now),
-			    0);
-		for (int i = 0; i < THREADS; i++)
-			pthread_join(thread[i], NULL);
+		round_now = round;
+		while (done != round * THREADS)
+			sched_yield();
 		ck_assert_uint_eq(probes, 1);
-		destination_failed(d, &rules, now, true, 1, true);
+		destination_failed(d, &rules, 10 + round * COOLDOWN, true, 1,
+		    true);
 		destination_leave(d, false, true);
 	}
-	pthread_barrier_destroy(&barrier);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(thread[i], NULL);
 }
 END_TEST
 
@@ -297,6 +302,7 @@ main(void)
 	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, at_work_lets_others_in_and_forgives_nothing);
 	tcase_add_test(tc, the_hosts_own_failures_mark_it_down);
 	tcase_add_test(tc, one_client_alone_marks_nothing_down);
