@@ -40,6 +40,7 @@
 #define RESOLVER_PATIENCE_MS 1000 /* RFC 8767: client response timer */
 #define RESOLVER_RECHECK_MS 5000 /* ... failure recheck timer */
 #define RESOLVER_DELAY_MS 50 /* RFC 8305 §3: Resolution Delay */
+#define RESOLVER_UNASKED (-1) /* libevent would not take the question */
 #define RESOLVER_REREAD_MS 1000 /* resolv.conf is looked at so often */
 
 /* The name servers of one version of resolv.conf. */
@@ -61,7 +62,7 @@ struct resolver_half {
 	struct resolver_name *name;
 	struct resolver_dns *dns; /* who is asked */
 	struct evdns_request *request; /* NULL: none under way */
-	int result; /* DNS_ERR_..., of the last question */
+	int result; /* DNS_ERR_... of the last question, or UNASKED */
 	struct addr addr[RESOLVER_ADDRS_MAX];
 	size_t n;
 };
@@ -133,6 +134,7 @@ static void resolver_answered(struct resolver_name *n);
 static void resolver_take(struct resolver_name *n);
 static void resolver_take_half(struct resolver_name *n,
     const struct resolver_half *h);
+static const char *resolver_reason(int result);
 static bool resolver_half_is_none(const struct resolver_half *h);
 static void resolver_tell(struct resolver_name *n, const char *reason);
 
@@ -448,7 +450,7 @@ resolver_half_ask(struct resolver_half *h)
 	if (h->request != NULL)
 		return;
 	h->n = 0;
-	h->result = DNS_ERR_UNKNOWN;
+	h->result = RESOLVER_UNASKED;
 	h->request = h == &n->four ? evdns_base_resolve_ipv4(d->base, n->name,
 					 0, resolver_answer_cb, h)
 				   : evdns_base_resolve_ipv6(d->base, n->name,
@@ -536,7 +538,7 @@ resolver_answered(struct resolver_name *n)
 	bool found = n->four.n + n->six.n > 0;
 	const struct resolver_half *why =
 	    resolver_half_is_none(&n->four) ? &n->six : &n->four;
-	const char *reason = evdns_err_to_string(why->result);
+	const char *reason = resolver_reason(why->result);
 	struct log_line l;
 
 	n->asking = false;
@@ -559,6 +561,20 @@ resolver_answered(struct resolver_name *n)
 		log_end(&l);
 	}
 	resolver_tell(n, reason);
+}
+
+static const char *
+resolver_reason(int result)
+{
+	switch (result) {
+	case RESOLVER_UNASKED:
+		return "no name server can be asked for it";
+	case DNS_ERR_NONE:
+	case DNS_ERR_NODATA:
+		return "it has no address";
+	default:
+		return evdns_err_to_string(result);
+	}
 }
 
 /* It does not exist, or not with an address of the family. */

@@ -120,7 +120,7 @@ class Answers(SqlAnswers, PostgresCase):
         d = self.serve(self.p, {"url": url})
         for user in ("alice", "bob"):
             self.assertNoRoute(d, user)
-        d.wait_log("name resolution")
+        d.wait_log("can be asked for it")
 
     def test_bad_query(self):
         """What PostgreSQL says of it is in the log."""
