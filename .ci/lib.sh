@@ -121,3 +121,26 @@ build() {
 	fi
 	printf 'built %s\n' "$dir"
 }
+
+# suite BUILD LABELS [NAME=VALUE...]: the tests, two at a time. What fails is
+# run once more, alone, and named: many tests hold the daemon to a time, and two
+# of them, or a neighbour, can keep a small machine from it. A crash or a
+# sanitizer's word is final.
+suite() {
+	local dir=$1 labels=$2 log=$1/Testing/Temporary
+	local -a tests
+
+	shift 2
+	tests=(as_root env MAILFERRY_TEST_STRICT=1 "$@" ctest
+		--test-dir "$dir" --output-on-failure --no-tests=error)
+	if "${tests[@]}" -L "^($labels)\$" -j 2 </dev/null; then
+		return 0
+	fi
+	if as_root grep -qE '(ERROR|WARNING): [A-Za-z]+Sanitizer|runtime error: |ended with status -|\*\*\*Exception' \
+		"$log/LastTest.log"; then
+		return 1
+	fi
+	heading "once more, alone: $(as_root cat "$log/LastTestsFailed.log" |
+		sed 's/.*://' | xargs)"
+	"${tests[@]}" --rerun-failed </dev/null
+}
