@@ -179,9 +179,10 @@ route_print_store(const struct route_run *run,
 		    log_escape(answer->key, strlen(answer->key), shown,
 			sizeof(shown)),
 		    answer->status == ROUTE_FOUND ? ": " : "",
-		    answer->status == ROUTE_FOUND
-			? cfg->destination[answer->destination].name
-			: "");
+		    answer->status != ROUTE_FOUND ? ""
+			: answer->undeclared
+			? "a destination that is not declared"
+			: cfg->destination[answer->destination].name);
 	else if (run->key[0] == '\0')
 		printf("not asked\n");
 	else if (answer->key != NULL)

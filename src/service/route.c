@@ -188,7 +188,8 @@ route_stored_key(const struct router *r, const char *key, char *out)
 struct route_lookup *
 route_lookup(struct router *r, const char *key, route_done *done, void *arg)
 {
-	struct route_answer failed = {ROUTE_FAILED, -1, false, NULL};
+	struct route_answer failed = {
+	    .status = ROUTE_FAILED, .destination = -1};
 	struct route_lookup *l = calloc(1, sizeof(*l) + strlen(key) + 1);
 
 	if (l == NULL) {
@@ -356,14 +357,18 @@ route_answered(struct route_lookup *l)
 static void
 route_finish(struct route_lookup *l, enum route_status status)
 {
-	struct route_answer answer = {status, -1, l->answer.stale, NULL};
+	struct route_answer answer = {
+	    .status = status, .destination = -1, .stale = l->answer.stale};
+	const struct router *r = l->router;
 
 	if (l->answer.result != STORE_UNKNOWN && l->key[0] != '\0')
 		answer.key = l->step;
 	if (status == ROUTE_FOUND)
 		answer.destination = l->answer.destination;
-	else if (status == ROUTE_DEFAULT)
-		answer.destination = l->router->default_destination;
+	answer.undeclared =
+	    answer.destination == (int)r->spec.cfg->n_destination;
+	if (status == ROUTE_DEFAULT || answer.undeclared)
+		answer.destination = r->default_destination;
 	l->done(l->arg, &answer);
 	route_lookup_free(l);
 }
@@ -390,7 +395,8 @@ route_woken(void *arg)
 		route_answered(l);
 }
 
-/* A store may hold names that the configuration does not: the default then. */
+/* A store may hold names that the configuration does not: the number behind the
+ * last one, which stands for the default. */
 static int
 route_destination(struct router *r, const char *key, const char *name)
 {
@@ -405,7 +411,7 @@ route_destination(struct router *r, const char *key, const char *name)
 	log_cstr(&line, "identifier", key);
 	log_cstr(&line, "destination", name);
 	log_end(&line);
-	return r->default_destination;
+	return (int)r->spec.cfg->n_destination;
 }
 
 /* Linked, with its timeout running; NULL: no memory. */

@@ -111,6 +111,13 @@ class Asking(RouteCase):
         d = self.daemon("http", {"url": url}, start=False)
         out, _ = self.route(d, "alice")
         self.assertEqual(self.says(out)["store"], "HTTP: has alice: new")
+        web.routes["bob"] = "nowhere"
+        out, err = self.route(d, "bob")
+        self.assertEqual(self.says(out)["store"],
+                         "HTTP: has bob: a destination that is not declared")
+        self.assertEqual(self.says(out)["destination"],
+                         "legacy (the default)")
+        self.assertIn("nowhere", err)
         web.stop()
         out, err = self.route(d, "alice", status=FAILED)
         self.assertEqual(self.says(out)["store"], "HTTP: failed for alice")

@@ -108,7 +108,7 @@ START_TEST(identifier_then_domain_then_default)
 	router = router_new(&spec, &err);
 	ck_assert_ptr_nonnull(router);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct route_answer answer = {ROUTE_FAILED, -1, true, NULL};
+		struct route_answer answer = {.stale = true};
 
 		ck_assert_ptr_null(route_lookup(router, rows[i].key,
 		    route_done_cb, &answer));
