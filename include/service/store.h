@@ -96,6 +96,9 @@ const char *store_kinds_built(char *buf, size_t size);
  * store_fail(...)" reads well in a call(). */
 struct store_call *store_fail(const struct store_request *rq, const char *text);
 
+/* A name or an address that does not leave this host. */
+bool store_is_loopback(const char *host);
+
 /* Connections that each worker may have: its part of pool_size. */
 size_t store_share(unsigned pool_size, size_t n_workers);
 

@@ -95,6 +95,20 @@ pg_server_init(struct pg_server *s, const struct config *cfg, struct err *err)
 	return 0;
 }
 
+bool
+pg_server_is_safe(const struct pg_server *s)
+{
+	const char *host = pg_option(s->options, "host");
+	const char *mode = pg_option(s->options, "sslmode");
+
+	if (mode != NULL && strncmp(mode, "verify-", strlen("verify-")) == 0)
+		return true;
+	if (host == NULL || *host == '\0')
+		host = pg_option(s->options, "hostaddr");
+	return host == NULL || *host == '\0' || *host == '/' || *host == '@' ||
+	    store_is_loopback(host);
+}
+
 void
 pg_server_clear(struct pg_server *s)
 {

@@ -21,6 +21,8 @@ struct pg_server {
 int pg_server_init(struct pg_server *s, const struct config *cfg,
     struct err *err) MUST_CHECK;
 void pg_server_clear(struct pg_server *s);
+/* Whether it is on this host, or has to prove who it is. */
+bool pg_server_is_safe(const struct pg_server *s);
 
 struct pg_link;
 

@@ -4,6 +4,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
+
+#include "platform/addr.h"
 
 /* In the order in which they are looked for: source, then URL. */
 static const struct {
@@ -67,4 +70,16 @@ store_share(unsigned pool_size, size_t n_workers)
 	size_t share = n_workers > 0 ? pool_size / n_workers : pool_size;
 
 	return share > 0 ? share : 1;
+}
+
+bool
+store_is_loopback(const char *host)
+{
+	struct addr a;
+	struct cidr v4, v6;
+
+	if (!addr_parse_ip(host, &a))
+		return strcasecmp(host, "localhost") == 0;
+	return cidr_parse("127.0.0.0/8", &v4) && cidr_parse("::1", &v6) &&
+	    (cidr_match(&v4, &a) || cidr_match(&v6, &a));
 }

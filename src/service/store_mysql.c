@@ -100,7 +100,6 @@ static struct mysql_server *mysql_server_new(const struct config *cfg,
 static int mysql_server_parse(struct mysql_server *s, const char *url,
     struct err *err);
 static char *mysql_decode(const char *text, size_t len);
-static bool mysql_is_loopback(const char *host);
 static int mysql_server_query(struct mysql_server *s, const char *query,
     struct err *err);
 static void mysql_server_unref(struct mysql_server *s);
@@ -253,7 +252,7 @@ mysql_server_parse(struct mysql_server *s, const char *url, struct err *err)
 			s->password =
 			    mysql_decode(colon + 1, strlen(colon + 1));
 	}
-	s->tls = s->host == NULL || mysql_is_loopback(s->host)
+	s->tls = s->host == NULL || store_is_loopback(s->host)
 	    ? MYSQL_TLS_NONE
 	    : MYSQL_TLS_VERIFIED;
 	if (evhttp_uri_get_query(uri) != NULL)
@@ -274,18 +273,6 @@ mysql_decode(const char *text, size_t len)
 
 	free(copy);
 	return made;
-}
-
-static bool
-mysql_is_loopback(const char *host)
-{
-	struct addr a;
-	struct cidr v4, v6;
-
-	if (!addr_parse_ip(host, &a))
-		return strcasecmp(host, "localhost") == 0;
-	return cidr_parse("127.0.0.0/8", &v4) && cidr_parse("::1", &v6) &&
-	    (cidr_match(&v4, &a) || cidr_match(&v6, &a));
 }
 
 static int

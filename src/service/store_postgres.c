@@ -111,10 +111,18 @@ store_postgres_check(const struct config *cfg, struct err *err)
 {
 	struct pg_server server;
 
+	int status = 0;
+
 	if (pg_server_init(&server, cfg, err) == -1)
 		return -1;
+	if (!pg_server_is_safe(&server)) {
+		err_set(err,
+		    "the server is not verified: anybody on the way may say "
+		    "where mailboxes are (sslmode=verify-full)");
+		status = 1;
+	}
 	pg_server_clear(&server);
-	return 0;
+	return status;
 }
 
 static struct store *

@@ -113,6 +113,22 @@ class Answers(SqlAnswers, PostgresCase):
             self.assertIn("mapping.sql.url", d.output())
             self.assertNotIn("sesame", d.output())
 
+    def test_server_that_is_not_verified(self):
+        """nothing sent to an unverified backend: a warning"""
+        for url, warns in (
+                ("postgres://a@db.example/d", True),
+                ("postgres://a@192.0.2.1/d?sslmode=require", True),
+                ("postgres://a@db.example/d?sslmode=verify-full", False),
+                ("postgres://a@localhost/d", False),
+                ("postgres://a@127.0.0.9/d", False),
+                ("postgres:///d?host=/run/postgresql", False)):
+            with self.subTest(url=url):
+                d = self.serve(self.p, {"url": url}, start=False)
+                done = run([binary(), "-t", "-c", d.path])
+                self.assertEqual(done.returncode, 0)
+                self.assertEqual(b"is not verified" in done.stderr, warns,
+                                 done.stderr)
+
     def test_name_that_is_none(self):
         """A name that is refused before any name server is asked: said at
         once, twice, and nothing else breaks (a sanitizer looks on)"""
