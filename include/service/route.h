@@ -29,7 +29,8 @@ struct route_answer {
 	enum route_status status;
 	int destination; /* an index into the configuration's */
 	bool stale;
-	bool undeclared; /* FOUND, but no such destination: the default serves */
+	bool
+	    undeclared; /* FOUND, but no such destination: the default serves */
 	/* What the store has: the identifier or its "@domain"; or what it
 	 * failed for, also when the default serves then. NULL: it has neither.
 	 * Valid during the call. */
