@@ -139,6 +139,6 @@ main(int argc, char **argv)
 	event_free(b.go);
 	runtime_slice_unref(&slice);
 	runtime_unref(&rt);
-	worker_stop(&w);
+	worker_free(&w);
 	return cold.failed + warm.failed == 0 ? EXIT_SUCCESS : EX_TEMPFAIL;
 }
