@@ -679,8 +679,13 @@ class Reload(Case):
         else. (mailferry(8))"""
         path = os.path.join(temp_dir(), "mail.log")
         d = self.start({"server": {"log_target": path}})
-        wait_until(lambda: os.path.exists(path) and os.path.getsize(path),
-                   "the log file")
+
+        def ready():
+            if not os.path.exists(path):
+                return False
+            with open(path, encoding="utf-8") as f:
+                return '"ready"' in f.read()
+        wait_until(ready, "the last line of the start")
         os.rename(path, path + ".1")
         d.change({"routing": {"default_destination": "new"}})
         with open(path + ".1", "rb") as f:
