@@ -18,7 +18,7 @@
 #include "platform/secret.h"
 #include "server/route_command.h"
 #include "server/server.h"
-#include "service/tls_server.h"
+#include "net/tls_server.h"
 
 #define MAIN_CONFIG "/etc/mailferry/mailferry.yaml"
 

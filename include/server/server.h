@@ -3,7 +3,7 @@
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H
 
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/util.h"
 
 /* Runs with the configuration in path until SIGTERM or SIGINT. Returns the exit

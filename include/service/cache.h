@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #include "platform/util.h"
-#include "service/store.h"
+#include "store/store.h"
 
 struct cache;
 

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 
 struct destination;
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "platform/addr.h"
-#include "platform/config.h"
+#include "config/config.h"
 
 /* One more connection from a. False: it has as many as it may. A limit of 0,
  * an exempt address, no address: true, and nothing is counted; the same rules

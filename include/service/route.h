@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/err.h"
 #include "proto/identifier.h"
 

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 
 struct cache;
 struct connector_turns;

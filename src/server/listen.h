@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 #include "platform/addr.h"
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/err.h"
 
 /* Whether nobody else has addr. Before the first listen_open() of it. */

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "service/mailbox.h"
+#include "net/mailbox.h"
 
 struct pulse_worker {
 	struct pulse *pulse;

@@ -11,12 +11,12 @@
 
 #include <event2/event.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/log.h"
 #include "proto/identifier.h"
 #include "service/route.h"
 #include "service/runtime.h"
-#include "service/store.h"
+#include "store/store.h"
 #include "summary.h"
 #include "worker.h"
 

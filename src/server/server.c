@@ -26,9 +26,9 @@
 #include "platform/clock.h"
 #include "platform/log.h"
 #include "service/cache.h"
-#include "service/mailbox.h"
+#include "net/mailbox.h"
 #include "service/runtime.h"
-#include "service/tls_server.h"
+#include "net/tls_server.h"
 #include "pulse.h"
 #include "summary.h"
 #include "systemd.h"
@@ -368,9 +368,9 @@ server_count(struct server *sv, const char *name)
 {
 	struct worker_count *c;
 
-	LL_FOREACH(sv->counts, c)
-	if (strcmp(c->name, name) == 0)
-		return c;
+	LL_FOREACH (sv->counts, c)
+		if (strcmp(c->name, name) == 0)
+			return c;
 	c = calloc(1, sizeof(*c) + strlen(name) + 1);
 	if (c == NULL)
 		return NULL;
@@ -763,8 +763,8 @@ server_open(const struct server *sv)
 	const struct worker_count *c;
 	unsigned n = 0;
 
-	LL_FOREACH(sv->counts, c)
-	n += atomic_load(&c->connections);
+	LL_FOREACH (sv->counts, c)
+		n += atomic_load(&c->connections);
 	return n;
 }
 
@@ -836,8 +836,8 @@ server_clear(struct server *sv)
 	mailbox_free(&sv->mailbox);
 	pulse_free(&sv->pulse);
 	handed_clear(&sv->handed);
-	LL_FOREACH_SAFE(sv->counts, c, tmp)
-	free(c);
+	LL_FOREACH_SAFE (sv->counts, c, tmp)
+		free(c);
 	free(sv->worker);
 	free(sv->runtime_worker);
 	free(sv->empty);

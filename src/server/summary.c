@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/log.h"
 #include "service/runtime.h"
-#include "service/store.h"
-#include "service/store_file.h"
-#include "service/tls_server.h"
+#include "store/store.h"
+#include "store/file.h"
+#include "net/tls_server.h"
 
 #define SUMMARY_NAMES 4 /* of a certificate; the others are counted */
 

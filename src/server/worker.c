@@ -18,10 +18,10 @@
 #include <utlist.h>
 
 #include "platform/clock.h"
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/log.h"
-#include "service/mailbox.h"
-#include "service/resolver.h"
+#include "net/mailbox.h"
+#include "net/resolver.h"
 #include "service/runtime.h"
 #include "session/session.h"
 

@@ -18,8 +18,8 @@
 #include "platform/log.h"
 #include "proto/identifier.h"
 #include "service/cache.h"
-#include "service/mailbox.h"
-#include "service/store.h"
+#include "net/mailbox.h"
+#include "store/store.h"
 
 struct router {
 	struct router_spec spec;

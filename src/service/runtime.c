@@ -8,13 +8,13 @@
 
 #include "proto/pop3.h"
 #include "service/cache.h"
-#include "service/connector.h"
+#include "net/connector.h"
 #include "service/destination.h"
 #include "service/route.h"
-#include "service/store.h"
-#include "service/store_file.h"
-#include "service/tls_client.h"
-#include "service/tls_server.h"
+#include "store/store.h"
+#include "store/file.h"
+#include "net/tls_client.h"
+#include "net/tls_server.h"
 
 static bool runtime_load(struct runtime *rt, const struct runtime *old,
     struct config_problems *problems);

@@ -24,7 +24,7 @@
 #include "platform/clock.h"
 #include "proto/identifier.h"
 #include "proto/jwt.h"
-#include "service/connector.h"
+#include "net/connector.h"
 #include "service/destination.h"
 #include "service/limits.h"
 #include "service/route.h"

@@ -26,10 +26,10 @@
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
-#include "service/connector.h"
+#include "net/connector.h"
 #include "service/destination.h"
 #include "service/runtime.h"
-#include "service/tls_client.h"
+#include "net/tls_client.h"
 
 #define BACKEND_INPUT_MAX (16 * 1024)
 #define BACKEND_CHALLENGES_MAX 4

@@ -27,7 +27,7 @@
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
 #include "service/runtime.h"
-#include "service/tls_server.h"
+#include "net/tls_server.h"
 #include "session/linger.h"
 
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */

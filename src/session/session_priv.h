@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "platform/addr.h"
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/log.h"
 #include "platform/secret.h"
 #include "proto/sasl.h"

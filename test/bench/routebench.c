@@ -18,7 +18,7 @@
 #include "platform/hash.h"
 #include "service/route.h"
 #include "service/runtime.h"
-#include "service/tls_server.h"
+#include "net/tls_server.h"
 
 struct bench {
 	struct router *router;

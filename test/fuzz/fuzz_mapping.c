@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "platform/config.h"
+#include "config/config.h"
 #include "platform/hash.h"
-#include "service/store_file.h"
+#include "store/file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct config *fuzz_config(void);

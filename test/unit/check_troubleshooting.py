@@ -13,14 +13,15 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-SOURCES = ("session/*.c", "service/*.c", "server/*.c", "platform/*.c", "*.c")
+SOURCES = ("session/*.c", "service/*.c", "store/*.c", "net/*.c", "config/*.c",
+           "server/*.c", "platform/*.c", "*.c")
 LOG = ("log_msg", "log_begin", "session_log")
 REASONS = ("backend_fail", "session_failed", "session_close", "err_set",
            "err_set_ssl", "config_problem", "config_warning", "client_end",
            "client_misplaced", "client_malformed", "connector_failed",
            "store_file_problem")
 STDERR = re.compile(r"\bfprintf\s*\(\s*stderr\s*,")
-# About keys, in platform/: calls, and functions that return why.
+# About keys, in config/: calls, and functions that return why.
 KEYS = ("config_error", "config_warn", "config_line", "config_bad_value",
         "config_yaml_fault")
 ACCEPTED = re.compile(r"\s*\(.*\)$")
@@ -90,7 +91,7 @@ def main():
             said += printed
             said += [literal for literal in literals(text, calls(REASONS))
                      if " " in literal]  # the others are keys
-            if source.startswith("platform"):
+            if source.startswith("config"):
                 said += [why for why in about_keys(text) if " " in why]
             for literal in said:
                 for piece in pieces(literal):

@@ -10,8 +10,8 @@
 
 #include <check.h>
 
-#include "../../src/platform/config_keys.h"
-#include "platform/config.h"
+#include "../../src/config/keys.h"
+#include "config/config.h"
 
 /* The least that is accepted, a line each. */
 #define LISTENER "listener: {a: {bind: [\"127.0.0.1:1995\"]}}\n"

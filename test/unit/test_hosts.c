@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "platform/util.h"
-#include "service/hosts.h"
+#include "net/hosts.h"
 
 static char path[] = "/tmp/test_hosts.XXXXXX";
 

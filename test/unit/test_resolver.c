@@ -13,7 +13,7 @@
 #include "platform/clock.h"
 #include "platform/hash.h"
 #include "platform/util.h"
-#include "service/resolver.h"
+#include "net/resolver.h"
 
 #define SERVERS 2
 

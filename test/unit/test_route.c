@@ -10,7 +10,7 @@
 #include "platform/hash.h"
 #include "service/cache.h"
 #include "service/route.h"
-#include "service/store_file.h"
+#include "store/file.h"
 
 static char map_path[64];
 static struct config_problems problems;

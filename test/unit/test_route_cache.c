@@ -14,9 +14,9 @@
 
 #include "platform/hash.h"
 #include "service/cache.h"
-#include "service/mailbox.h"
+#include "net/mailbox.h"
 #include "service/route.h"
-#include "service/store.h"
+#include "store/store.h"
 
 #define WORKERS 2
 #define TIMEOUT_MS "200"

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "platform/hash.h"
-#include "service/store_file.h"
+#include "store/file.h"
 
 static char dir[64], path[96];
 

@@ -7,7 +7,7 @@
 
 #include <event2/event.h>
 
-#include "../../src/service/store_pool.h"
+#include "../../src/store/pool.h"
 #include "platform/clock.h"
 
 static uint64_t now;

@@ -12,8 +12,8 @@
 
 #include "platform/clock.h"
 #include "platform/hash.h"
-#include "service/tls_client.h"
-#include "service/tls_server.h"
+#include "net/tls_client.h"
+#include "net/tls_server.h"
 
 #define DAY_MS (24ull * 3600 * 1000)
 

@@ -1,0 +1,261 @@
+/* config.h: the configuration file as typed, immutable values.
+ *
+ * config_load() reads the whole YAML file, fills in every default and reports
+ * every problem with its position. The structure is never written afterwards
+ * and is owned by the runtime that was built from it. All strings are
+ * terminated and never NULL unless said so; "" means not set. Times are in
+ * milliseconds. Arrays have their length beside them as n_NAME. */
+
+#ifndef CONFIG_CONFIG_H
+#define CONFIG_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "platform/addr.h"
+#include "platform/log.h"
+#include "platform/util.h"
+
+enum protocol { PROTOCOL_POP3 };
+enum tls_mode { TLS_IMPLICIT, TLS_STARTTLS, TLS_PLAIN };
+enum proxy_mode { PROXY_OFF, PROXY_OPTIONAL, PROXY_REQUIRED };
+enum forwarding { FORWARD_PROXY, FORWARD_XCLIENT, FORWARD_NONE };
+enum auth_replay { AUTH_AUTO, AUTH_SASL, AUTH_USER };
+enum mapping_source { SOURCE_FILE, SOURCE_REDIS, SOURCE_SQL, SOURCE_HTTP };
+enum normalize { NORMALIZE_NONE, NORMALIZE_LOWERCASE };
+enum store_error { STORE_ERROR_TEMPFAIL, STORE_ERROR_DEFAULT };
+/* In wire order, so that < compares. */
+enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };
+
+/* Bits of sasl masks; the order of CONFIG's four names. */
+enum config_sasl {
+	CONFIG_SASL_PLAIN = 1 << 0,
+	CONFIG_SASL_LOGIN = 1 << 1,
+	CONFIG_SASL_OAUTHBEARER = 1 << 2,
+	CONFIG_SASL_XOAUTH2 = 1 << 3
+};
+
+struct config_server {
+	unsigned threads; /* as written: 0 = one per usable CPU */
+	char *hostname;
+	char *user, *group;
+	uint64_t shutdown_grace, bridge_idle;
+	uint64_t backend_timeout, backend_auth_timeout;
+	unsigned backend_connect_retries;
+	unsigned host_down_threshold, host_down_min_clients;
+	uint64_t host_down_cooldown;
+	unsigned proxy_ttl;
+	uint64_t auth_failure_delay;
+	int log_level; /* LOG_ERR .. LOG_DEBUG */
+	enum log_format log_format;
+	char *log_target; /* "stderr", "syslog" or an absolute path */
+	uint64_t tcp_user_timeout;
+	uint64_t socket_buffer; /* octets, 0 = the kernel's */
+	uint64_t stats_interval; /* 0 = never */
+};
+
+struct config_limits {
+	unsigned max_connections_per_ip, auth_failures_per_ip;
+	uint64_t auth_failure_window;
+	struct cidr *exempt;
+	size_t n_exempt;
+};
+
+struct config_certificate {
+	char *name; /* its key below tls.certificate */
+	char *cert, *key; /* absolute paths */
+	char **subjects; /* lower case; n 0: take the certificate's own */
+	size_t n_subjects;
+	bool is_default;
+};
+
+struct config_tls {
+	struct config_certificate *certificate;
+	size_t n_certificate;
+	enum tls_version min_version; /* 1.2 or 1.3 */
+	bool ignore_client_order;
+	char **disable_cipher_suites; /* IANA names, known to exist */
+	size_t n_disable_cipher_suites;
+};
+
+struct config_listener {
+	char *name;
+	enum protocol protocol;
+	struct addr *bind;
+	size_t n_bind;
+	enum tls_mode tls;
+	enum proxy_mode proxy_protocol;
+	struct cidr *proxy_trusted;
+	size_t n_proxy_trusted;
+	uint64_t proxy_header_timeout;
+	enum tls_version min_version;
+	struct cidr *xclient_trusted;
+	size_t n_xclient_trusted;
+	unsigned max_connections;
+	uint64_t preauth_timeout;
+	unsigned max_auth_attempts, max_bad_commands;
+};
+
+struct config_pop3 { /* capabilities.pop3 */
+	char *banner;
+	/* The mechanisms in the order written, each one config_sasl bit. */
+	enum config_sasl sasl[4];
+	size_t n_sasl;
+	bool allow_plain_auth_without_tls;
+	char **advertise;
+	size_t n_advertise;
+	char *implementation; /* "" leaves the line out */
+};
+
+struct config_routing {
+	char *default_destination;
+	char **master_user_separators; /* each at least one octet */
+	size_t n_master_user_separators;
+	char *default_domain;
+};
+
+struct config_mapping {
+	enum mapping_source source;
+	enum normalize normalize;
+	uint64_t positive_ttl, negative_ttl;
+	size_t cache_max_entries;
+	uint64_t lookup_timeout;
+	enum store_error on_store_error;
+	uint64_t stale_ttl;
+	char *file_path;
+	char *redis_url, *redis_key_prefix, *redis_channel, *redis_ca_file;
+	unsigned redis_pool_size;
+	char *sql_url, *sql_query, *sql_upsert_query, *sql_delete_query;
+	char *sql_channel;
+	unsigned sql_pool_size;
+	char *http_url, *http_ca_file;
+	unsigned http_pool_size;
+};
+
+/* Where and how one protocol of a destination is reached. */
+struct config_endpoint {
+	bool present;
+	uint16_t port;
+	enum tls_mode tls;
+	enum forwarding
+	    forwarding; /* resolved: endpoint's, destination's, rule */
+	enum auth_replay auth;
+};
+
+struct config_destination {
+	char *name;
+	char *host;
+	struct addr host_addr; /* host as a literal address; else len 0 */
+	/* Resolved: host when not given. That may be a literal address, with
+	 * tls_pinned or tls_allow_invalid_certs only. */
+	char *tls_server_name;
+	char *tls_ca_file; /* "" = the system's */
+	uint8_t tls_pin[32];
+	bool tls_pinned;
+	bool tls_allow_invalid_certs;
+	char *tls_client_cert, *tls_client_key; /* both or neither */
+	bool proxy_protocol;
+	enum forwarding forwarding; /* resolved; its endpoints may differ */
+	struct addr *source_ips; /* port 0 */
+	size_t n_source_ips;
+	bool hide_auth_errors;
+	bool allow_plaintext_auth;
+	unsigned max_connecting, max_sessions; /* 0 = no limit */
+	struct config_endpoint pop3;
+};
+
+struct config_admin {
+	bool present;
+	struct addr bind; /* len 0: the socket only */
+	enum tls_mode tls; /* TLS_IMPLICIT */
+	/* One of both is set when bind is. MAILFERRY_ADMIN_TOKEN has become
+	 * bearer_token already, and has emptied the other. */
+	char *bearer_token_file, *bearer_token;
+	unsigned min_token_len;
+	unsigned lockout_threshold;
+	uint64_t lockout_duration;
+	char *socket; /* "": none */
+};
+
+struct config_tree; /* the YAML nodes, kept for their positions */
+
+struct config {
+	char *path; /* as given to config_load() */
+	struct config_server server;
+	struct config_limits limits;
+	struct config_tls tls;
+	struct config_listener *listener;
+	size_t n_listener;
+	struct config_pop3 pop3;
+	char *jwt_username_claim;
+	struct config_routing routing;
+	struct config_mapping mapping;
+	struct config_destination *destination; /* sorted by name */
+	size_t n_destination;
+	struct config_admin admin;
+	struct config_tree *tree;
+};
+
+/* One line each, in file order: "FILE:LINE:COLUMN: KEY: what (accepted)".
+ * Warnings have the same form and do not make a configuration bad. */
+struct config_problems {
+	char **error;
+	size_t n_error;
+	char **warning;
+	size_t n_warning;
+};
+
+/* Reads and checks path. NULL: unreadable or no YAML at all (one problem says
+ * why). Otherwise a structure that is complete and safe to look at, every bad
+ * value replaced by its default, so that later checks (certificates, mapping
+ * file) can add what they find; usable only when problems->n_error is 0.
+ * problems must be zeroed by the caller, who clears it. */
+struct config *config_load(const char *path, struct config_problems *problems);
+
+/* From memory instead of a file; name stands for FILE, relative paths are
+ * relative to the directory in name. For tests and fuzzing. */
+struct config *config_parse(const char *name, const char *text, size_t len,
+    struct config_problems *problems);
+
+void config_free(struct config **cfg);
+
+/* The configuration as it is in force, every default filled in, as YAML that
+ * reads back the same. Passwords in URLs and what else is secret are stars. */
+void config_dump(const struct config *cfg, FILE *out);
+
+#define CONFIG_URL_MAX 2048
+
+/* A URL with stars for its password, and for parameters that are named like
+ * one. */
+void config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1]);
+
+/* The URL at the dotted key path the same way, with stars also for all that
+ * came from the environment. url: its value. */
+void config_show_url(const struct config *cfg, const char *path,
+    const char *url, char out[CONFIG_URL_MAX + 1]);
+
+/* ", preauth_timeout 7s, max_auth_attempts 1": the numbers and durations of a
+ * listener that are not the defaults, but for max_connections; may be "". */
+void config_listener_changes(const struct config_listener *l, FILE *out);
+
+/* Adds a problem at the value of the dotted key path ("tls.certificate.
+ * primary.cert", "listener.pop3s.bind[0]"), or at its nearest parent that the
+ * file has. */
+void config_problem(const struct config *cfg, struct config_problems *problems,
+    const char *key, const char *fmt, ...) PRINTF_LIKE(4, 5);
+void config_warning(const struct config *cfg, struct config_problems *problems,
+    const char *key, const char *fmt, ...) PRINTF_LIKE(4, 5);
+void config_problems_clear(struct config_problems *problems);
+
+/* Whether both have the same values for all keys that begin with prefix
+ * ("mapping."); keys in lists and in named sections are not looked at. */
+bool config_same(const struct config *a, const struct config *b,
+    const char *prefix);
+
+/* The declared destination's index, or -1. */
+int config_destination_find(const struct config *cfg, const char *name,
+    size_t len);
+
+#endif

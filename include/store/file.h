@@ -1,0 +1,39 @@
+/* file.h: the mapping file: "IDENTIFIER<white space>DESTINATION" a line,
+ * "#" comments, blank lines. Loaded whole; immutable afterwards, shared by all
+ * workers, part of the runtime. */
+
+#ifndef STORE_FILE_H
+#define STORE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/config.h"
+#include "platform/err.h"
+#include "platform/util.h"
+
+struct store_table;
+
+/* Loads cfg->mapping.file_path. Every bad line is a problem of the key
+ * mapping.file.path (the first 100; then one that says how many more): wrong
+ * number of words, over-long identifier, NUL, an undeclared destination, an
+ * identifier given twice with different destinations. NULL: unreadable or no
+ * memory (also reported). Identifiers are normalised as the configuration
+ * says. A file_path of "" gives an empty table. */
+struct store_table *store_table_load(const struct config *cfg,
+    struct config_problems *problems);
+void store_table_free(struct store_table **table);
+size_t store_table_count(const struct store_table *table);
+
+/* The destination's index in cfg, or -1. */
+int store_table_find(const struct store_table *table, const char *key);
+
+/* Makes key lead to destination in the file at path, or nowhere (NULL). The
+ * file is replaced whole: readers, a crash and a full disk find the old or the
+ * new one. Its mode and owner stay, and the comments on its top; what follows
+ * is sorted. A symbolic link is followed. Writers of several processes wait
+ * for each other. fold: key's lines are found in any case. Blocks. -1: err says why, nothing has changed. */
+int store_file_write(const char *path, const char *key, const char *destination,
+    bool fold, struct err *err) MUST_CHECK;
+
+#endif

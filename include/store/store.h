@@ -1,0 +1,105 @@
+/* store.h: where routes come from: one small table of functions per kind.
+ *
+ * A store answers one key at a time: a whole identifier, or "@domain"; which
+ * keys are asked, in which order, and what is remembered is route.c's. A store
+ * object belongs to one worker; calls and answers stay on its thread, and no
+ * call blocks. */
+
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/config.h"
+#include "platform/err.h"
+#include "platform/util.h"
+
+struct event_base;
+struct resolver;
+struct store;
+struct store_call;
+struct store_table;
+
+enum store_result {
+	STORE_FOUND, /* or: written */
+	STORE_UNKNOWN, /* the store is well and does not have the key */
+	STORE_FAILED /* it could not say, or could not write */
+};
+
+/* FOUND: text is the destination's name (of a read). FAILED: text says why, in
+ * a few words that may hold what the store said. Valid during the call. */
+typedef void store_done(void *arg, enum store_result result, const char *text);
+
+enum store_verb { STORE_GET, STORE_SET, STORE_DELETE };
+
+struct store_request {
+	enum store_verb verb;
+	const char *key; /* at most IDENTIFIER_MAX octets */
+	const char *destination; /* of a SET */
+	store_done *done;
+	void *arg;
+};
+
+/* Somebody changed key in the store. NULL: anything may have changed.
+ * missed: what changed is not known, for the connection was lost for a
+ * while. */
+typedef void store_changed(void *arg, const char *key, bool missed);
+
+struct store_spec {
+	const struct config *cfg;
+	const struct store_table *table; /* the mapping file's */
+	struct event_base *base;
+	struct resolver *resolver;
+	size_t n_workers; /* that share the configured pool_size */
+};
+
+struct store_kind {
+	const char *name;
+	/* Answers from memory, at once and during call(): neither a cache in
+	 * front of it nor a timeout could help. */
+	bool local;
+	/* What can be known without asking it: its URL, its queries, its file.
+	 * NULL: nothing. -1: err says what is wrong. 1: err is a warning, for
+	 * it may be right by the time of the first lookup. */
+	int (*check)(const struct config *cfg, struct err *err);
+	/* Main thread; must not touch base before the first call. spec's parts
+	 * are borrowed for the store's life. */
+	struct store *(*open)(const struct store_spec *spec, struct err *err);
+	void (*close)(struct store *st);
+	/* Calls done exactly once, now or later, unless cancelled. The handle
+	 * is valid until then; NULL: done has been called already. A store that
+	 * cannot be written to says so by FAILED. */
+	struct store_call *(*call)(struct store *st,
+	    const struct store_request *rq);
+	/* Also means: it took too long. */
+	void (*cancel)(struct store_call *call);
+	/* NULL: it has no such thing. From the loop on, until close(). */
+	void (*watch)(struct store *st, store_changed *changed, void *arg);
+};
+
+extern const struct store_kind store_file;
+extern const struct store_kind store_redis;
+extern const struct store_kind store_postgres;
+extern const struct store_kind store_mysql;
+extern const struct store_kind store_sqlite;
+extern const struct store_kind store_http;
+
+/* The kind that a configuration asks for; NULL: not built in. */
+const struct store_kind *store_kind_find(const struct config_mapping *mapping);
+
+/* "file, redis, ...", for people. Returns buf. */
+#define STORE_KINDS_MAX 128
+const char *store_kinds_built(char *buf, size_t size);
+
+/* Calls done with FAILED and text; always NULL, so that "return
+ * store_fail(...)" reads well in a call(). */
+struct store_call *store_fail(const struct store_request *rq, const char *text);
+
+/* A name or an address that does not leave this host. */
+bool store_is_loopback(const char *host);
+
+/* Connections that each worker may have: its part of pool_size. */
+size_t store_share(unsigned pool_size, size_t n_workers);
+
+#endif

@@ -1,0 +1,108 @@
+/* keys.h: every key of mailferry.yaml(5) as a row of one const table.
+ *
+ * config.c walks the file along these rows, the tests hold the manual and the
+ * sample against them: a new key is a row here, a field in config.h and its
+ * lines in the manual. */
+
+#ifndef CONFIG_KEYS_H
+#define CONFIG_KEYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "yaml.h"
+
+enum config_shape {
+	CONFIG_VALUE,
+	CONFIG_VALUES, /* a list */
+	CONFIG_SECTION, /* a mapping whose keys are rows */
+	CONFIG_NAMED /* a mapping of the operator's names to sections */
+};
+
+enum config_flag {
+	CONFIG_REQUIRED = 1 << 0, /* where its section is there */
+	CONFIG_OPTIONAL = 1 << 1, /* section: may be left out as a whole */
+	CONFIG_SECRET = 1 << 2, /* never shown */
+	CONFIG_INLINE = 1 << 3, /* list: an array of max in the struct */
+	CONFIG_UNIQUE = 1 << 4 /* list: nothing twice */
+};
+
+/* One of the words that a key takes. A "" stands for "not set". */
+struct config_word {
+	const char *text;
+	int value;
+};
+#define CONFIG_UNSET (-1)
+
+struct config_key {
+	/* "listener.*.bind": a star is a name that the operator chose. */
+	const char *path;
+	enum config_shape shape;
+	const struct config_type *type; /* of the value, or of each element */
+	unsigned flags;
+	/* The default as it would be written, list elements with ", " between
+	 * them. NULL: none, or one that help tells. */
+	const char *text;
+	/* Numbers: the range. Texts: octets. Lists and names: how many. */
+	uint64_t min, max;
+	const struct config_word *words; /* the last one has no text */
+	/* Where it goes, from the start of struct config or of the innermost
+	 * named section's struct; n_offset is the length beside an array. A
+	 * section may have a bool there that says it is present. */
+	size_t offset, n_offset;
+	size_t size; /* CONFIG_NAMED: of its struct */
+	const char *help;
+};
+
+/* What a value's text becomes. */
+struct config_input {
+	const struct config_key *key;
+	struct config_tree *tree; /* owns what is made */
+	const char *directory; /* of the file, absolute */
+	const char *text; /* without NUL */
+	size_t len;
+	bool plain;
+};
+
+struct config_type {
+	const char *name;
+	const char *accepts; /* NULL: made from range or words */
+	size_t size; /* of one in memory */
+	bool is_text; /* a char *, never NULL */
+	bool is_url; /* may hold a password */
+	/* NULL, or what in is: "not a number". */
+	const char *(*parse)(const struct config_input *in, void *out);
+	/* What parse() reads as value; "" for none. Texts have no such
+	 * function: they are what they are. */
+	void (*format)(const struct config_key *key, const void *value,
+	    char *buf, size_t size);
+};
+#define CONFIG_FORMAT_MAX 128
+
+extern const struct config_key config_keys[];
+extern const size_t n_config_keys;
+
+/* The row whose path is "". */
+const struct config_key *config_keys_root(void);
+
+/* The section below one of CONFIG_NAMED: "listener" has "listener.*". */
+const struct config_key *config_keys_element(const struct config_key *named);
+
+/* The row of name in section, or NULL. */
+const struct config_key *config_keys_find(const struct config_key *section,
+    const char *name);
+
+/* The rows directly below section, one after the other; first is NULL. */
+const struct config_key *config_keys_next(const struct config_key *section,
+    const struct config_key *before);
+
+/* The last part of its path. */
+const char *config_keys_name(const struct config_key *key);
+
+/* "an integer from 0 to 1024", for people. element: one of a list. Returns
+ * buf. */
+const char *config_keys_accepts(const struct config_key *key, bool element,
+    char *buf, size_t size);
+
+#endif

@@ -1,0 +1,609 @@
+/* tls_server.c: TLS towards clients.
+ *
+ * Every listener has one context, which knows all certificates; the client
+ * hello callback picks one by SNI before anything else is decided. */
+
+#include "net/tls_server.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/core_names.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <openssl/x509v3.h>
+
+#include "platform/clock.h"
+#include "platform/log.h"
+#include "platform/secret.h"
+#include "proto/xclient.h"
+#include "tls_common.h"
+
+#define TLS_TICKET_ROTATE_MS (24ull * 3600 * 1000)
+#define TLS_TICKET_LIFE_S (12 * 3600)
+#define TLS_SELF_SIGNED_DAYS 365
+
+struct tls_identity {
+	X509 *cert;
+	STACK_OF(X509) * chain;
+	EVP_PKEY *key;
+	char **name; /* lower case, "*.example.com" included */
+	size_t n_names;
+	bool is_default;
+	bool self_made; /* not from a file */
+};
+
+struct tls_identity_set {
+	struct tls_identity *id;
+	size_t n;
+	size_t def;
+};
+
+struct tls_server {
+	const struct tls_identity_set *ids; /* borrowed */
+	SSL_CTX **ctx; /* per listener; NULL for plain ones */
+	size_t n;
+};
+
+struct tls_ticket_key {
+	unsigned char name[16], aes[32], hmac[32];
+};
+
+/* The current key and the one before it. */
+static struct {
+	pthread_mutex_t lock;
+	struct tls_ticket_key key[2];
+	bool have_old;
+	uint64_t made;
+} tls_tickets = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static bool tls_identity_load(const struct config *cfg, size_t i,
+    struct tls_identity *id, struct config_problems *problems);
+static bool tls_identity_names(struct tls_identity *id,
+    const struct config_certificate *c);
+static bool tls_identity_add_name(struct tls_identity *id, const char *name,
+    size_t len);
+static bool tls_identity_self_signed(const struct config *cfg,
+    struct tls_identity *id);
+static bool tls_needed(const struct config *cfg);
+static bool tls_server_setup(SSL_CTX *ctx, struct tls_server *ts,
+    const struct config *cfg, const struct config_listener *l);
+static bool tls_server_suites(SSL_CTX *ctx, const struct config_tls *tls,
+    bool old_devices);
+static int tls_server_hello_cb(SSL *ssl, int *alert, void *arg);
+static const struct tls_identity *tls_server_choose(const struct tls_server *ts,
+    const char *name);
+static int tls_server_alpn_cb(SSL *ssl, const unsigned char **out,
+    unsigned char *out_len, const unsigned char *in, unsigned int in_len,
+    void *arg);
+static int tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
+    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
+static bool tls_ticket_use(const struct tls_ticket_key *key, unsigned char *iv,
+    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
+
+/* Identities */
+
+static bool
+tls_needed(const struct config *cfg)
+{
+	for (size_t i = 0; i < cfg->n_listener; i++)
+		if (cfg->listener[i].tls != TLS_PLAIN)
+			return true;
+	return false;
+}
+
+struct tls_identity_set *
+tls_identities_load(const struct config *cfg, struct config_problems *problems)
+{
+	size_t n = cfg->tls.n_certificate;
+	struct tls_identity_set *ids = calloc(1, sizeof(*ids));
+	bool ok = true;
+
+	if (ids != NULL)
+		ids->id = calloc(n + 1, sizeof(*ids->id));
+	if (ids == NULL || ids->id == NULL) {
+		config_problem(cfg, problems, "tls", "out of memory");
+		free(ids);
+		return NULL;
+	}
+	for (; ids->n < n; ids->n++) {
+		ok &=
+		    tls_identity_load(cfg, ids->n, &ids->id[ids->n], problems);
+		if (ids->id[ids->n].is_default)
+			ids->def = ids->n;
+	}
+	if (n == 0 && tls_needed(cfg)) {
+		config_warning(cfg, problems, "tls.certificate",
+		    "no certificate: clients get a self-signed one, made at "
+		    "every start");
+		ids->n = 1;
+		if (!tls_identity_self_signed(cfg, &ids->id[0])) {
+			config_problem(cfg, problems, "tls.certificate",
+			    "cannot make a self-signed certificate");
+			ok = false;
+		}
+	}
+	if (!ok)
+		tls_identities_free(&ids);
+	return ids;
+}
+
+void
+tls_identities_free(struct tls_identity_set **idsp)
+{
+	struct tls_identity_set *ids = *idsp;
+
+	*idsp = NULL;
+	if (ids == NULL)
+		return;
+	for (size_t i = 0; i < ids->n; i++) {
+		struct tls_identity *id = &ids->id[i];
+
+		X509_free(id->cert);
+		sk_X509_pop_free(id->chain, X509_free);
+		EVP_PKEY_free(id->key);
+		for (size_t j = 0; j < id->n_names; j++)
+			free(id->name[j]);
+		free(id->name);
+	}
+	free(ids->id);
+	free(ids);
+}
+
+bool
+tls_identities_info(const struct tls_identity_set *ids, size_t i,
+    struct tls_identity_info *out)
+{
+	const struct tls_identity *id;
+	int seconds = 0;
+	struct tm tm;
+
+	if (i >= ids->n)
+		return false;
+	id = &ids->id[i];
+	memset(out, 0, sizeof(*out));
+	out->name = id->name;
+	out->n_names = id->n_names;
+	out->is_default = i == ids->def;
+	out->self_made = id->self_made;
+	X509_NAME_oneline(X509_get_issuer_name(id->cert), out->issuer,
+	    sizeof(out->issuer));
+	if (ASN1_TIME_to_tm(X509_get0_notAfter(id->cert), &tm) == 1)
+		strftime(out->ends, sizeof(out->ends), "%Y-%m-%d", &tm);
+	ASN1_TIME_diff(&out->days, &seconds, NULL,
+	    X509_get0_notAfter(id->cert));
+	if (seconds < 0 && out->days == 0)
+		out->days = -1;
+	return true;
+}
+
+static bool
+tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
+    struct config_problems *problems)
+{
+	const struct config_certificate *c = &cfg->tls.certificate[i];
+	char cert_key[256], key_key[256];
+	struct err err;
+	bool ok = true;
+
+	snprintf(cert_key, sizeof(cert_key), "tls.certificate.%s.cert",
+	    c->name);
+	snprintf(key_key, sizeof(key_key), "tls.certificate.%s.key", c->name);
+	id->is_default = c->is_default;
+	if (tls_common_load_cert(c->cert, &id->cert, &id->chain, &err) == -1) {
+		config_problem(cfg, problems, cert_key, "%s", err.text);
+		ok = false;
+	}
+	if (tls_common_load_key(c->key, &id->key, &err) == -1) {
+		config_problem(cfg, problems, key_key, "%s", err.text);
+		ok = false;
+	}
+	if (!ok)
+		return false;
+	if (X509_check_private_key(id->cert, id->key) != 1) {
+		ERR_clear_error();
+		config_problem(cfg, problems, key_key,
+		    "does not belong to the certificate in %s", c->cert);
+		return false;
+	}
+	if (X509_cmp_current_time(X509_get0_notAfter(id->cert)) < 0)
+		config_warning(cfg, problems, cert_key,
+		    "the certificate has expired");
+	if (X509_cmp_current_time(X509_get0_notBefore(id->cert)) > 0)
+		config_warning(cfg, problems, cert_key,
+		    "the certificate is not valid yet");
+	if (!tls_identity_names(id, c)) {
+		config_problem(cfg, problems, cert_key, "out of memory");
+		return false;
+	}
+	return true;
+}
+
+/* The configuration's subjects, else the certificate's SANs, else its CN. */
+static bool
+tls_identity_names(struct tls_identity *id, const struct config_certificate *c)
+{
+	GENERAL_NAMES *sans;
+	bool ok = true;
+	char cn[XCLIENT_NAME_MAX + 1];
+	int len;
+
+	for (size_t i = 0; i < c->n_subjects && ok; i++)
+		ok = tls_identity_add_name(id, c->subjects[i],
+		    strlen(c->subjects[i]));
+	if (c->n_subjects > 0)
+		return ok;
+	sans = X509_get_ext_d2i(id->cert, NID_subject_alt_name, NULL, NULL);
+	for (int i = 0; i < sk_GENERAL_NAME_num(sans) && ok; i++) {
+		const GENERAL_NAME *g = sk_GENERAL_NAME_value(sans, i);
+
+		if (g->type == GEN_DNS)
+			ok = tls_identity_add_name(id,
+			    (const char *)ASN1_STRING_get0_data(g->d.dNSName),
+			    (size_t)ASN1_STRING_length(g->d.dNSName));
+	}
+	GENERAL_NAMES_free(sans);
+	if (id->n_names > 0 || !ok)
+		return ok;
+	len = X509_NAME_get_text_by_NID(X509_get_subject_name(id->cert),
+	    NID_commonName, cn, sizeof(cn));
+	return len <= 0 || tls_identity_add_name(id, cn, (size_t)len);
+}
+
+static bool
+tls_identity_add_name(struct tls_identity *id, const char *name, size_t len)
+{
+	char **grown = realloc(id->name, (id->n_names + 1) * sizeof(*id->name));
+	char *copy = strndup(name, len);
+
+	if (grown != NULL)
+		id->name = grown;
+	if (grown == NULL || copy == NULL) {
+		free(copy);
+		return false;
+	}
+	for (char *p = copy; *p != '\0'; p++)
+		if (*p >= 'A' && *p <= 'Z')
+			*p = (char)(*p - 'A' + 'a');
+	id->name[id->n_names++] = copy;
+	return true;
+}
+
+static bool
+tls_identity_self_signed(const struct config *cfg, struct tls_identity *id)
+{
+	const char *host = cfg->server.hostname;
+	X509_NAME *name;
+	unsigned char serial[8];
+	uint64_t number;
+
+	id->self_made = true;
+	id->key = EVP_EC_gen("P-256");
+	id->cert = X509_new();
+	if (id->key == NULL || id->cert == NULL ||
+	    RAND_bytes(serial, sizeof(serial)) != 1)
+		return false;
+	memcpy(&number, serial, sizeof(number));
+	name = X509_get_subject_name(id->cert);
+	if (X509_set_version(id->cert, X509_VERSION_3) != 1 ||
+	    ASN1_INTEGER_set_uint64(X509_get_serialNumber(id->cert),
+		number >> 1) != 1 ||
+	    X509_gmtime_adj(X509_getm_notBefore(id->cert), -3600) == NULL ||
+	    X509_gmtime_adj(X509_getm_notAfter(id->cert),
+		TLS_SELF_SIGNED_DAYS * 86400L) == NULL ||
+	    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8,
+		(const unsigned char *)host, (int)strnlen(host, 64), -1,
+		0) != 1 ||
+	    X509_set_issuer_name(id->cert, name) != 1 ||
+	    X509_set_pubkey(id->cert, id->key) != 1 ||
+	    X509_sign(id->cert, id->key, EVP_sha256()) == 0)
+		return false;
+	return tls_identity_add_name(id, host, strlen(host));
+}
+
+/* Contexts */
+
+struct tls_server *
+tls_server_new(const struct config *cfg, const struct tls_identity_set *ids,
+    struct err *err)
+{
+	struct tls_server *ts = calloc(1, sizeof(*ts));
+
+	if (ts != NULL)
+		ts->ctx = calloc(cfg->n_listener + 1, sizeof(*ts->ctx));
+	if (ts == NULL || ts->ctx == NULL) {
+		free(ts);
+		err_set(err, "out of memory");
+		return NULL;
+	}
+	ts->ids = ids;
+	ts->n = cfg->n_listener;
+	for (size_t i = 0; i < ts->n; i++) {
+		if (cfg->listener[i].tls == TLS_PLAIN)
+			continue;
+		ts->ctx[i] = SSL_CTX_new(TLS_server_method());
+		if (ts->ctx[i] == NULL ||
+		    !tls_server_setup(ts->ctx[i], ts, cfg, &cfg->listener[i])) {
+			err_set_ssl(err, "listener %s: cannot set up TLS",
+			    cfg->listener[i].name);
+			tls_server_free(&ts);
+			return NULL;
+		}
+	}
+	return ts;
+}
+
+void
+tls_server_free(struct tls_server **tsp)
+{
+	struct tls_server *ts = *tsp;
+
+	*tsp = NULL;
+	if (ts == NULL)
+		return;
+	for (size_t i = 0; i < ts->n; i++)
+		SSL_CTX_free(ts->ctx[i]);
+	free(ts->ctx);
+	free(ts);
+}
+
+static bool
+tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
+    const struct config_listener *l)
+{
+	static const unsigned char id_context[] = "mailferry";
+	const struct tls_identity *def = &ts->ids->id[ts->ids->def];
+
+	tls_common_options(ctx);
+	if (cfg->tls.ignore_client_order)
+		SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+	SSL_CTX_set_timeout(ctx, TLS_TICKET_LIFE_S);
+	SSL_CTX_set_alpn_select_cb(ctx, tls_server_alpn_cb, NULL);
+	SSL_CTX_set_client_hello_cb(ctx, tls_server_hello_cb, ts);
+	return SSL_CTX_set_min_proto_version(ctx,
+		   tls_common_version(l->min_version)) == 1 &&
+	    SSL_CTX_set_num_tickets(ctx, 1) == 1 &&
+	    SSL_CTX_set_max_early_data(ctx, 0) == 1 &&
+	    SSL_CTX_set_session_id_context(ctx, id_context,
+		sizeof(id_context) - 1) == 1 &&
+	    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_ticket_cb) == 1 &&
+	    tls_server_suites(ctx, &cfg->tls, l->min_version < TLS_V1_2) &&
+	    SSL_CTX_use_cert_and_key(ctx, def->cert, def->key, def->chain, 1) ==
+	    1;
+}
+
+/* Forward-secret AEAD suites, less the ones switched off. Old devices, where a
+ * listener lets them in, need CBC with SHA-1. */
+static bool
+tls_server_suites(SSL_CTX *ctx, const struct config_tls *tls, bool old_devices)
+{
+	static const char base[] = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL";
+	static const char old[] = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:"
+				  "RSA+AES:!aNULL:!eNULL:@SECLEVEL=0";
+	static const char *const v13[] = {"TLS_AES_256_GCM_SHA384",
+	    "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"};
+	char list[4096], list13[256] = "";
+
+	snprintf(list, sizeof(list), "%s", old_devices ? old : base);
+	for (size_t i = 0; i < tls->n_disable_cipher_suites; i++) {
+		const char *name =
+		    OPENSSL_cipher_name(tls->disable_cipher_suites[i]);
+		size_t len = strlen(list);
+
+		if (strncmp(name, "TLS_", 4) != 0)
+			snprintf(list + len, sizeof(list) - len, ":!%s", name);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(v13); i++) {
+		bool off = false;
+		size_t len = strlen(list13);
+
+		for (size_t j = 0; j < tls->n_disable_cipher_suites; j++)
+			off |=
+			    strcmp(tls->disable_cipher_suites[j], v13[i]) == 0;
+		if (!off)
+			snprintf(list13 + len, sizeof(list13) - len, "%s%s",
+			    len > 0 ? ":" : "", v13[i]);
+	}
+	/* No suite left for 1.2 leaves 1.3, and the other way round; that one
+	 * of them is left, the configuration has made sure. */
+	if (SSL_CTX_set_cipher_list(ctx, list) != 1) {
+		ERR_clear_error();
+		SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
+	}
+	if (list13[0] == '\0')
+		return SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION) == 1;
+	return SSL_CTX_set_ciphersuites(ctx, list13) == 1;
+}
+
+SSL *
+tls_server_ssl(struct tls_server *ts, size_t listener)
+{
+	SSL *ssl = SSL_new(ts->ctx[listener]);
+
+	if (ssl == NULL)
+		ERR_clear_error();
+	return ssl;
+}
+
+/* Certificate by name. Names are looked at here, once, with their length and
+ * characters checked; nothing is kept of one that is no host name. */
+static int
+tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
+{
+	struct tls_server *ts = arg;
+	const unsigned char *ext;
+	size_t len, n;
+	char name[XCLIENT_NAME_MAX + 1] = "";
+	const struct tls_identity *id;
+
+	/* server_name_list: total(2) type(1)=host_name length(2) name */
+	if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &ext,
+		&len) == 1 &&
+	    len > 5 && ext[2] == TLSEXT_NAMETYPE_host_name) {
+		n = (size_t)ext[3] << 8 | ext[4];
+		if (n > 0 && n <= len - 5 && ext[5 + n - 1] == '.')
+			n--;
+		if (n <= len - 5 && n <= XCLIENT_NAME_MAX &&
+		    hostname_valid((const char *)ext + 5, n)) {
+			for (size_t i = 0; i < n; i++) {
+				char ch = (char)ext[5 + i];
+
+				name[i] = ch >= 'A' && ch <= 'Z'
+				    ? (char)(ch - 'A' + 'a')
+				    : ch;
+			}
+			name[n] = '\0';
+		}
+	}
+	id = tls_server_choose(ts, name);
+	if (id == &ts->ids->id[ts->ids->def])
+		return SSL_CLIENT_HELLO_SUCCESS; /* the context has it */
+	if (SSL_use_cert_and_key(ssl, id->cert, id->key, id->chain, 1) != 1) {
+		ERR_clear_error();
+		*alert = SSL_AD_INTERNAL_ERROR;
+		return SSL_CLIENT_HELLO_ERROR;
+	}
+	return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+/* Exact name, then one label's wildcard, then a parent domain, then the
+ * default. */
+static const struct tls_identity *
+tls_server_choose(const struct tls_server *ts, const char *name)
+{
+	const struct tls_identity_set *ids = ts->ids;
+	const char *parent = strchr(name, '.');
+
+	for (size_t i = 0; i < ids->n; i++)
+		for (size_t j = 0; j < ids->id[i].n_names; j++)
+			if (strcmp(ids->id[i].name[j], name) == 0)
+				return &ids->id[i];
+	for (size_t i = 0; parent != NULL && i < ids->n; i++)
+		for (size_t j = 0; j < ids->id[i].n_names; j++)
+			if (ids->id[i].name[j][0] == '*' &&
+			    strcmp(ids->id[i].name[j] + 1, parent) == 0)
+				return &ids->id[i];
+	for (; parent != NULL; parent = strchr(parent + 1, '.'))
+		for (size_t i = 0; i < ids->n; i++)
+			for (size_t j = 0; j < ids->id[i].n_names; j++)
+				if (strcmp(ids->id[i].name[j], parent + 1) == 0)
+					return &ids->id[i];
+	return &ids->id[ids->def];
+}
+
+const char *
+tls_server_sni(SSL *ssl)
+{
+	const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+
+	if (name == NULL || !hostname_valid(name, strlen(name)))
+		return "";
+	return name;
+}
+
+/* pop3 or nothing: a client that was made to speak to us for another protocol
+ * is told so and leaves (ALPACA). */
+static int
+tls_server_alpn_cb(SSL *ssl UNUSED, const unsigned char **out,
+    unsigned char *out_len, const unsigned char *in, unsigned int in_len,
+    void *arg UNUSED)
+{
+	unsigned char *chosen;
+
+	if (SSL_select_next_proto(&chosen, out_len, tls_alpn, sizeof(tls_alpn),
+		in, in_len) != OPENSSL_NPN_NEGOTIATED)
+		return SSL_TLSEXT_ERR_ALERT_FATAL;
+	*out = chosen;
+	return SSL_TLSEXT_ERR_OK;
+}
+
+/* Tickets */
+
+void
+tls_tickets_init(void)
+{
+	pthread_mutex_lock(&tls_tickets.lock);
+	if (RAND_priv_bytes((unsigned char *)&tls_tickets.key[0],
+		sizeof(tls_tickets.key[0])) != 1)
+		abort();
+	tls_tickets.made = clock_ms();
+	pthread_mutex_unlock(&tls_tickets.lock);
+}
+
+void
+tls_tickets_tick(uint64_t now)
+{
+	struct tls_ticket_key fresh;
+
+	if (RAND_priv_bytes((unsigned char *)&fresh, sizeof(fresh)) != 1)
+		return;
+	pthread_mutex_lock(&tls_tickets.lock);
+	if (now - tls_tickets.made >= TLS_TICKET_ROTATE_MS) {
+		tls_tickets.key[1] = tls_tickets.key[0];
+		tls_tickets.key[0] = fresh;
+		tls_tickets.have_old = true;
+		tls_tickets.made = now;
+	}
+	pthread_mutex_unlock(&tls_tickets.lock);
+	secret_wipe(&fresh, sizeof(fresh));
+}
+
+static int
+tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
+    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt)
+{
+	struct tls_ticket_key key;
+	int which = 0;
+	bool ok;
+
+	pthread_mutex_lock(&tls_tickets.lock);
+	if (!encrypt && memcmp(name, tls_tickets.key[0].name, 16) != 0)
+		which = tls_tickets.have_old &&
+			memcmp(name, tls_tickets.key[1].name, 16) == 0
+		    ? 1
+		    : -1;
+	if (which != -1)
+		key = tls_tickets.key[which];
+	pthread_mutex_unlock(&tls_tickets.lock);
+	if (which == -1)
+		return 0; /* unknown key: a full handshake */
+	if (encrypt) {
+		memcpy(name, key.name, sizeof(key.name));
+		if (RAND_bytes(iv, 16) != 1)
+			return -1;
+	}
+	ok = tls_ticket_use(&key, iv, cipher, mac, encrypt);
+	secret_wipe(&key, sizeof(key));
+	if (!ok)
+		return -1;
+	if (encrypt)
+		return 1;
+	/* 2: good, and a fresh ticket: always in TLS 1.3, where each serves
+	 * once, and for the old key's. */
+	return SSL_version(ssl) >= TLS1_3_VERSION || which == 1 ? 2 : 1;
+}
+
+static bool
+tls_ticket_use(const struct tls_ticket_key *key, unsigned char *iv,
+    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt)
+{
+	unsigned char hmac[sizeof(key->hmac)];
+	char digest[] = "SHA256";
+	OSSL_PARAM params[3];
+	bool ok;
+
+	memcpy(hmac, key->hmac, sizeof(hmac));
+	params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, hmac,
+	    sizeof(hmac));
+	params[1] =
+	    OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0);
+	params[2] = OSSL_PARAM_construct_end();
+	ok = EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv,
+		 encrypt) == 1 &&
+	    EVP_MAC_CTX_set_params(mac, params) == 1;
+	secret_wipe(hmac, sizeof(hmac));
+	return ok;
+}

@@ -1,0 +1,38 @@
+/* channel.h: hearing of changes in a store, whatever carries the words:
+ * tries again after pauses, and says what may have been missed meanwhile. */
+
+#ifndef STORE_CHANNEL_H
+#define STORE_CHANNEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <event2/event.h>
+
+#include "store/store.h"
+
+struct store_channel {
+	const char *store; /* "Redis": for logs */
+	struct event *timer; /* the user's callback; NULL: not used */
+	uint64_t backoff; /* the last pause; 0: all is well */
+	bool listened; /* at least once */
+	store_changed *changed;
+	void *arg;
+};
+
+/* again(fd, what, st): time for another attempt. False: no memory. */
+bool store_channel_init(struct store_channel *ch, const char *store,
+    struct event_base *base, event_callback_fn again, struct store *st,
+    store_changed *changed, void *arg);
+void store_channel_clear(struct store_channel *ch);
+
+/* It listens, perhaps not for the first time. */
+void store_channel_up(struct store_channel *ch);
+/* Somebody has said this; "" is about everything. */
+void store_channel_heard(struct store_channel *ch, const char *text);
+/* It does not, and will try again. */
+void store_channel_lost(struct store_channel *ch, const char *reason);
+/* again() is called after so many ms. */
+void store_channel_after(struct store_channel *ch, uint64_t ms);
+
+#endif

@@ -1,0 +1,340 @@
+/* file.c: the mapping file in memory.
+ *
+ * One allocation holds the file's text; the entries point into it. The table
+ * is uthash over a keyed hash: identifiers come from strangers. */
+
+#include "store/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "platform/hash.h"
+#include "platform/log.h"
+#include "proto/identifier.h"
+#include "store/store.h"
+
+#define HASH_FUNCTION(key, len, hashv) \
+	((hashv) = (unsigned)hash_keyed((key), (len)))
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+#define STORE_FILE_PROBLEMS_MAX 100
+#define STORE_FILE_SIZE_MAX ((off_t)4 << 30)
+
+struct store_entry {
+	UT_hash_handle hh;
+	const char *key;
+	int destination;
+};
+
+struct store_table {
+	char *text;
+	struct store_entry *entries; /* one array */
+	struct store_entry *head; /* uthash's */
+	size_t n_entries;
+};
+
+struct store {
+	const struct config *cfg;
+	const struct store_table *table;
+};
+
+struct store_load {
+	const struct config *cfg;
+	struct config_problems *problems;
+	struct store_table *table;
+	size_t line, n_problems;
+	bool out_of_memory;
+};
+
+static struct store *store_file_open(const struct store_spec *spec,
+    struct err *err);
+static void store_file_close(struct store *st);
+static struct store_call *store_file_call(struct store *st,
+    const struct store_request *rq);
+static void store_file_cancel(struct store_call *call);
+static char *store_file_read(const char *path, size_t *len_out,
+    struct err *err);
+static size_t store_file_lines(const char *text, size_t len);
+static void store_file_line(struct store_load *load, char *line, size_t len);
+static void store_file_entry(struct store_load *load, char *key,
+    const char *name);
+static void store_file_problem(struct store_load *load, const char *what,
+    const char *word);
+
+const struct store_kind store_file = {
+    .name = "file",
+    .local = true,
+    .open = store_file_open,
+    .close = store_file_close,
+    .call = store_file_call,
+    .cancel = store_file_cancel,
+};
+
+static struct store *
+store_file_open(const struct store_spec *spec, struct err *err)
+{
+	struct store *st = calloc(1, sizeof(*st));
+
+	if (st == NULL) {
+		err_set(err, "out of memory");
+		return NULL;
+	}
+	st->cfg = spec->cfg;
+	st->table = spec->table;
+	return st;
+}
+
+static void
+store_file_close(struct store *st)
+{
+	free(st);
+}
+
+static struct store_call *
+store_file_call(struct store *st, const struct store_request *rq)
+{
+	struct err err;
+	int i;
+
+	if (rq->verb != STORE_GET) {
+		if (store_file_write(st->cfg->mapping.file_path, rq->key,
+			rq->verb == STORE_SET ? rq->destination : NULL,
+			st->cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+			&err) == -1)
+			return store_fail(rq, err.text);
+		rq->done(rq->arg, STORE_FOUND, "");
+		return NULL;
+	}
+	i = store_table_find(st->table, rq->key);
+	if (i == -1)
+		rq->done(rq->arg, STORE_UNKNOWN, NULL);
+	else
+		rq->done(rq->arg, STORE_FOUND, st->cfg->destination[i].name);
+	return NULL;
+}
+
+static void
+store_file_cancel(struct store_call *call UNUSED)
+{
+}
+
+int
+store_table_find(const struct store_table *table, const char *key)
+{
+	struct store_entry *e;
+
+	HASH_FIND(hh, table->head, key, strlen(key), e);
+	return e != NULL ? e->destination : -1;
+}
+
+size_t
+store_table_count(const struct store_table *table)
+{
+	return HASH_COUNT(table->head);
+}
+
+struct store_table *
+store_table_load(const struct config *cfg, struct config_problems *problems)
+{
+	struct store_load load = {.cfg = cfg, .problems = problems};
+	struct store_table *table = calloc(1, sizeof(*table));
+	struct err err;
+	size_t len = 0;
+	char *line, *end;
+
+	load.table = table;
+	if (table == NULL)
+		err_set(&err, "out of memory");
+	else if (cfg->mapping.file_path[0] == '\0')
+		return table;
+	else
+		table->text =
+		    store_file_read(cfg->mapping.file_path, &len, &err);
+	if (table == NULL || table->text == NULL)
+		goto fail;
+	table->entries = calloc(store_file_lines(table->text, len) + 1,
+	    sizeof(*table->entries));
+	if (table->entries == NULL) {
+		err_set(&err, "out of memory");
+		goto fail;
+	}
+	for (line = table->text; line < table->text + len; line = end + 1) {
+		end = memchr(line, '\n', len - (size_t)(line - table->text));
+		if (end == NULL)
+			end = table->text + len;
+		load.line++;
+		*end = '\0';
+		store_file_line(&load, line, (size_t)(end - line));
+		if (load.out_of_memory) {
+			err_set(&err, "out of memory");
+			goto fail;
+		}
+	}
+	if (load.n_problems > STORE_FILE_PROBLEMS_MAX)
+		config_problem(cfg, problems, "mapping.file.path",
+		    "%s: %zu more bad lines", cfg->mapping.file_path,
+		    load.n_problems - STORE_FILE_PROBLEMS_MAX);
+	return table;
+fail:
+	config_problem(cfg, problems, "mapping.file.path", "%s", err.text);
+	store_table_free(&table);
+	return NULL;
+}
+
+void
+store_table_free(struct store_table **tablep)
+{
+	struct store_table *table = *tablep;
+
+	if (table == NULL)
+		return;
+	*tablep = NULL;
+	HASH_CLEAR(hh, table->head);
+	free(table->entries);
+	free(table->text);
+	free(table);
+}
+
+/* The whole file with a NUL behind it; grows while it is read, for it may be
+ * a pipe or may be written to. */
+static char *
+store_file_read(const char *path, size_t *len_out, struct err *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char *text = NULL, *grown;
+	size_t len = 0, room = 0;
+	struct stat st;
+	ssize_t n = -1;
+
+	if (fd == -1 || fstat(fd, &st) == -1) {
+		err_set(err, "cannot read %s: %s", path, strerror(errno));
+		goto out;
+	}
+	if (S_ISDIR(st.st_mode) || st.st_size > STORE_FILE_SIZE_MAX) {
+		err_set(err, "cannot read %s: %s", path,
+		    S_ISDIR(st.st_mode) ? "it is a directory" : "too large");
+		goto out;
+	}
+	do {
+		if (room - len < 2) {
+			room = room == 0 ? (size_t)st.st_size + 4096 : room * 2;
+			grown = realloc(text, room);
+			if (grown == NULL) {
+				err_set(err, "cannot read %s: out of memory",
+				    path);
+				n = -1;
+				break;
+			}
+			text = grown;
+		}
+		n = read(fd, text + len, room - len - 1);
+		if (n > 0)
+			len += (size_t)n;
+		else if (n == -1)
+			err_set(err, "cannot read %s: %s", path,
+			    strerror(errno));
+	} while (n > 0);
+out:
+	if (fd != -1)
+		close(fd);
+	if (n == -1) {
+		free(text);
+		return NULL;
+	}
+	text[len] = '\0';
+	*len_out = len;
+	return text;
+}
+
+static size_t
+store_file_lines(const char *text, size_t len)
+{
+	const char *p = text, *end = text + len;
+	size_t n = 1;
+
+	while ((p = memchr(p, '\n', (size_t)(end - p))) != NULL) {
+		n++;
+		p++;
+	}
+	return n;
+}
+
+static void
+store_file_problem(struct store_load *load, const char *what, const char *word)
+{
+	char shown[LOG_FIELD_MAX * 4 + 8];
+
+	if (++load->n_problems > STORE_FILE_PROBLEMS_MAX)
+		return;
+	config_problem(load->cfg, load->problems, "mapping.file.path",
+	    "%s:%zu: %s%s%s", load->cfg->mapping.file_path, load->line, what,
+	    word != NULL ? " " : "",
+	    word != NULL ? log_escape(word, strlen(word), shown, sizeof(shown))
+			 : "");
+}
+
+/* Cuts one line into its two words in place. */
+static void
+store_file_line(struct store_load *load, char *line, size_t len)
+{
+	static const char blank[] = " \t\r\v\f";
+	char *key = line + strspn(line, blank), *name, *rest;
+
+	if (strlen(line) != len) {
+		store_file_problem(load, "holds a NUL", NULL);
+		return;
+	}
+	if (*key == '\0' || *key == '#')
+		return;
+	name = key + strcspn(key, blank);
+	if (*name != '\0')
+		*name++ = '\0';
+	name += strspn(name, blank);
+	rest = name + strcspn(name, blank);
+	if (*rest != '\0')
+		*rest++ = '\0';
+	rest += strspn(rest, blank);
+	if (*name == '\0' || (*rest != '\0' && *rest != '#'))
+		store_file_problem(load,
+		    "wants two words: identifier and destination", NULL);
+	else if (strlen(key) > IDENTIFIER_MAX)
+		store_file_problem(load, "the identifier is too long", NULL);
+	else
+		store_file_entry(load, key, name);
+}
+
+static void
+store_file_entry(struct store_load *load, char *key, const char *name)
+{
+	struct store_table *t = load->table;
+	struct store_entry *e, *old;
+	int i = config_destination_find(load->cfg, name, strlen(name));
+
+	if (i == -1) {
+		store_file_problem(load,
+		    "no such destination is declared:", name);
+		return;
+	}
+	if (load->cfg->mapping.normalize == NORMALIZE_LOWERCASE)
+		for (char *p = key; *p != '\0'; p++)
+			if (*p >= 'A' && *p <= 'Z')
+				*p = (char)(*p - 'A' + 'a');
+	HASH_FIND(hh, t->head, key, strlen(key), old);
+	if (old != NULL) {
+		if (old->destination != i)
+			store_file_problem(load,
+			    "given before with another destination:", key);
+		return;
+	}
+	e = &t->entries[t->n_entries++];
+	e->key = key;
+	e->destination = i;
+	HASH_ADD_KEYPTR(hh, t->head, e->key, strlen(e->key), e);
+	if (e->hh.tbl == NULL)
+		load->out_of_memory = true;
+}

@@ -1,0 +1,428 @@
+/* redis.c: routes in Redis: GET key_prefix + identifier.
+ *
+ * Requests are pipelined over one connection per worker, answered in order.
+ * One that was under way when a connection broke which had served before (a
+ * restart) is asked once more on the next. While nothing answers, requests
+ * fail at once, and the connection is tried again after a pause. A request
+ * that nobody waits for any more keeps its place in the line.
+ *
+ * The channel has a connection of its own, which never rests: what it may have
+ * missed while it was away makes all cached answers old. */
+
+#include "store/store.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <event2/event.h>
+#include <utlist.h>
+
+#include "platform/clock.h"
+#include "platform/log.h"
+#include "proto/identifier.h"
+#include "redis_conn.h"
+#include "channel.h"
+#include "health.h"
+
+#define REDIS_PING_MS 10000 /* is the channel's connection alive? */
+#define REDIS_CALLS_MAX 10000 /* at a time; a server so far behind is no use */
+
+/* A struct store_call of ours. */
+struct redis_call {
+	struct redis_call *next, *prev;
+	struct store *st;
+	enum store_verb verb;
+	bool sent;
+	bool again; /* its first connection died under it */
+	unsigned replies; /* to come */
+	char reason[160]; /* of the first reply that is an error; or "" */
+	uint64_t asked;
+	store_done *done; /* NULL: nobody waits */
+	void *arg;
+	const char *destination; /* SET; behind key */
+	char key[]; /* with the prefix */
+};
+
+struct store {
+	struct store_spec spec;
+	const struct config_mapping *m;
+	struct redis_server server;
+	struct redis_conn *conn;
+	struct redis_call *calls; /* in order, sent ones first */
+	size_t n_calls;
+	struct store_health health;
+
+	struct redis_conn *watch; /* NULL: none */
+	struct store_channel channel; /* its timer: pause, or ping */
+};
+
+static int store_redis_check(const struct config *cfg, struct err *err);
+static struct store *store_redis_open(const struct store_spec *spec,
+    struct err *err);
+static void store_redis_close(struct store *st);
+static struct store_call *store_redis_call(struct store *st,
+    const struct store_request *rq);
+static void store_redis_cancel(struct store_call *call);
+static void store_redis_watch(struct store *st, store_changed *changed,
+    void *arg);
+static struct redis_call *redis_call_new(struct store *st,
+    const struct store_request *rq);
+static void redis_call_end(struct redis_call *call, enum store_result result,
+    const char *text);
+static void redis_call_send(struct redis_call *call);
+static void redis_call_reply(struct redis_call *call, const redisReply *reply);
+static void redis_call_get(struct redis_call *call, const redisReply *reply);
+static void redis_store_ready(void *arg);
+static void redis_store_reply(void *arg, const redisReply *reply);
+static void redis_store_lost(void *arg, const char *reason, bool proven);
+static void redis_watch_ready(void *arg);
+static void redis_watch_reply(void *arg, const redisReply *reply);
+static void redis_watch_lost(void *arg, const char *reason, bool proven);
+static void redis_watch_timer_cb(evutil_socket_t fd, short what, void *arg);
+
+const struct store_kind store_redis = {
+    .name = "Redis",
+    .check = store_redis_check,
+    .open = store_redis_open,
+    .close = store_redis_close,
+    .call = store_redis_call,
+    .cancel = store_redis_cancel,
+    .watch = store_redis_watch,
+};
+
+static const struct redis_conn_events redis_store_events = {
+    redis_store_ready, redis_store_reply, redis_store_lost};
+static const struct redis_conn_events redis_watch_events = {
+    redis_watch_ready, redis_watch_reply, redis_watch_lost};
+
+static int
+store_redis_check(const struct config *cfg, struct err *err)
+{
+	struct redis_server server;
+
+	if (redis_server_init(&server, cfg, err) == -1)
+		return -1;
+	redis_server_clear(&server);
+	return 0;
+}
+
+static struct store *
+store_redis_open(const struct store_spec *spec, struct err *err)
+{
+	struct store *st = calloc(1, sizeof(*st));
+
+	if (st == NULL) {
+		err_set(err, "out of memory");
+		return NULL;
+	}
+	st->spec = *spec;
+	st->m = &spec->cfg->mapping;
+	st->health.name = store_redis.name;
+	if (redis_server_init(&st->server, spec->cfg, err) == -1) {
+		free(st);
+		return NULL;
+	}
+	st->conn =
+	    redis_conn_new(&st->server, &st->spec, &redis_store_events, st);
+	if (st->conn == NULL) {
+		err_set(err, "out of memory");
+		store_redis_close(st);
+		return NULL;
+	}
+	return st;
+}
+
+static void
+store_redis_close(struct store *st)
+{
+	struct redis_call *call, *next;
+
+	redis_conn_free(&st->conn);
+	redis_conn_free(&st->watch);
+	store_channel_clear(&st->channel);
+	DL_FOREACH_SAFE (st->calls, call, next)
+		free(call);
+	redis_server_clear(&st->server);
+	free(st);
+}
+
+/* Requests */
+
+static struct store_call *
+store_redis_call(struct store *st, const struct store_request *rq)
+{
+	struct redis_call *call;
+
+	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
+		return store_fail(rq, st->health.reason);
+	/* Those that were given up stay until they are answered. */
+	if (st->n_calls >= REDIS_CALLS_MAX)
+		return store_fail(rq, "too many questions wait for an answer");
+	call = redis_call_new(st, rq);
+	if (call == NULL)
+		return store_fail(rq, "out of memory");
+	/* Neither calls back from here. */
+	if (redis_conn_is_stopped(st->conn))
+		redis_conn_start(st->conn);
+	else if (redis_conn_is_ready(st->conn))
+		redis_call_send(call);
+	return (struct store_call *)(void *)call;
+}
+
+static struct redis_call *
+redis_call_new(struct store *st, const struct store_request *rq)
+{
+	size_t prefix = strlen(st->m->redis_key_prefix);
+	size_t key = strlen(rq->key) + 1;
+	size_t name = rq->verb == STORE_SET ? strlen(rq->destination) + 1 : 0;
+	struct redis_call *call =
+	    calloc(1, sizeof(*call) + prefix + key + name);
+
+	if (call == NULL)
+		return NULL;
+	call->st = st;
+	call->verb = rq->verb;
+	call->done = rq->done;
+	call->arg = rq->arg;
+	memcpy(call->key, st->m->redis_key_prefix, prefix);
+	memcpy(call->key + prefix, rq->key, key);
+	if (name > 0) {
+		call->destination = call->key + prefix + key;
+		memcpy(call->key + prefix + key, rq->destination, name);
+	}
+	DL_APPEND(st->calls, call);
+	st->n_calls++;
+	return call;
+}
+
+/* It is on no list any more. */
+static void
+redis_call_end(struct redis_call *call, enum store_result result,
+    const char *text)
+{
+	call->st->n_calls--;
+	if (call->done != NULL)
+		call->done(call->arg, result, text);
+	free(call);
+}
+
+static void
+redis_call_send(struct redis_call *call)
+{
+	static const char *const verbs[] = {
+	    [STORE_GET] = "GET",
+	    [STORE_SET] = "SET",
+	    [STORE_DELETE] = "DEL",
+	};
+	struct store *st = call->st;
+	const char *word[] = {verbs[call->verb], call->key, call->destination};
+	const char *tell[] = {"PUBLISH", st->m->redis_channel,
+	    call->key + strlen(st->m->redis_key_prefix)};
+
+	call->sent = true;
+	call->asked = clock_ms();
+	call->replies = 1;
+	redis_conn_send(st->conn, call->destination != NULL ? 3 : 2, word);
+	if (call->verb == STORE_GET || *st->m->redis_channel == '\0')
+		return;
+	redis_conn_send(st->conn, ARRAY_LEN(tell), tell);
+	call->replies = 2;
+}
+
+/* It took too long. Unless the server has said something since, it hangs. */
+static void
+store_redis_cancel(struct store_call *handle)
+{
+	struct redis_call *call = (struct redis_call *)(void *)handle;
+	struct store *st = call->st;
+
+	if (!call->sent) {
+		DL_DELETE(st->calls, call);
+		call->done = NULL;
+		redis_call_end(call, STORE_FAILED, NULL);
+		return;
+	}
+	call->done = NULL;
+	if (redis_conn_heard(st->conn) >= call->asked)
+		return;
+	redis_conn_stop(st->conn);
+	redis_store_lost(st, "it does not answer", false);
+}
+
+static void
+redis_store_ready(void *arg)
+{
+	struct store *st = arg;
+	struct redis_call *call;
+
+	DL_FOREACH (st->calls, call)
+		redis_call_send(call);
+}
+
+/* Answers come in the order of the questions. */
+static void
+redis_store_reply(void *arg, const redisReply *reply)
+{
+	struct store *st = arg;
+	struct redis_call *call = st->calls;
+
+	store_health_well(&st->health);
+	if (call == NULL || !call->sent)
+		redis_conn_fail(st->conn, "an answer that nobody asked for");
+	else
+		redis_call_reply(call, reply);
+}
+
+static void
+redis_call_reply(struct redis_call *call, const redisReply *reply)
+{
+	if (call->verb == STORE_GET) {
+		DL_DELETE(call->st->calls, call);
+		redis_call_get(call, reply);
+		return;
+	}
+	if (reply->type == REDIS_REPLY_ERROR && call->reason[0] == '\0')
+		snprintf(call->reason, sizeof(call->reason), "%s%.100s",
+		    call->replies == 1 && *call->st->m->redis_channel != '\0'
+			? "written, but not published: "
+			: "",
+		    reply->str);
+	if (--call->replies > 0)
+		return;
+	DL_DELETE(call->st->calls, call);
+	if (call->reason[0] == '\0')
+		redis_call_end(call, STORE_FOUND, "");
+	else
+		redis_call_end(call, STORE_FAILED, call->reason);
+}
+
+static void
+redis_call_get(struct redis_call *call, const redisReply *reply)
+{
+	switch (reply->type) {
+	case REDIS_REPLY_STRING:
+		if (strlen(reply->str) == reply->len)
+			redis_call_end(call, STORE_FOUND, reply->str);
+		else
+			redis_call_end(call, STORE_FAILED,
+			    "its answer is no destination's name");
+		return;
+	case REDIS_REPLY_NIL:
+		redis_call_end(call, STORE_UNKNOWN, NULL);
+		return;
+	case REDIS_REPLY_ERROR:
+		redis_call_end(call, STORE_FAILED, reply->str);
+		return;
+	default:
+		redis_call_end(call, STORE_FAILED, "an unexpected reply");
+		return;
+	}
+}
+
+static void
+redis_store_lost(void *arg, const char *reason, bool proven)
+{
+	struct store *st = arg;
+	struct redis_call *call, *calls = st->calls;
+
+	if (!proven)
+		store_health_failed(&st->health, reason);
+	/* A done() may bring new ones: they are not on this list. */
+	st->calls = NULL;
+	while ((call = calls) != NULL) {
+		DL_DELETE(calls, call);
+		if (call->done == NULL || !proven || call->again) {
+			redis_call_end(call, STORE_FAILED, reason);
+			continue;
+		}
+		call->again = call->sent;
+		call->sent = false;
+		call->reason[0] = '\0';
+		DL_APPEND(st->calls, call);
+	}
+	if (st->calls != NULL && redis_conn_is_stopped(st->conn))
+		redis_conn_start(st->conn);
+}
+
+/* The channel */
+
+static void
+store_redis_watch(struct store *st, store_changed *changed, void *arg)
+{
+	if (*st->m->redis_channel == '\0')
+		return;
+	if (store_channel_init(&st->channel, store_redis.name, st->spec.base,
+		redis_watch_timer_cb, st, changed, arg))
+		st->watch = redis_conn_new(&st->server, &st->spec,
+		    &redis_watch_events, st);
+	if (st->watch == NULL)
+		log_msg(LOG_ERR,
+		    "out of memory: mapping.redis.channel is not "
+		    "heard");
+	else
+		redis_conn_start(st->watch);
+}
+
+static void
+redis_watch_ready(void *arg)
+{
+	struct store *st = arg;
+	const char *word[] = {"SUBSCRIBE", st->m->redis_channel};
+
+	redis_conn_send(st->watch, ARRAY_LEN(word), word);
+	store_channel_after(&st->channel, REDIS_PING_MS);
+}
+
+/* [subscribe CHANNEL 1], [message CHANNEL TEXT], [pong ""] */
+static void
+redis_watch_reply(void *arg, const redisReply *reply)
+{
+	struct store *st = arg;
+	const redisReply *kind, *text;
+
+	if (reply->type == REDIS_REPLY_ERROR) {
+		redis_conn_fail(st->watch, reply->str);
+		return;
+	}
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 2 ||
+	    reply->element[0]->type != REDIS_REPLY_STRING) {
+		redis_conn_fail(st->watch, "an unexpected reply");
+		return;
+	}
+	kind = reply->element[0];
+	text = reply->element[reply->elements - 1];
+	if (strcmp(kind->str, "subscribe") == 0) {
+		store_channel_up(&st->channel);
+	} else if (strcmp(kind->str, "message") == 0 &&
+	    text->type == REDIS_REPLY_STRING) {
+		store_channel_heard(&st->channel, text->str);
+	}
+}
+
+static void
+redis_watch_lost(void *arg, const char *reason, bool proven UNUSED)
+{
+	struct store *st = arg;
+
+	store_channel_lost(&st->channel, reason);
+}
+
+static void
+redis_watch_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct store *st = arg;
+	static const char *const ping[] = {"PING"};
+
+	if (redis_conn_is_stopped(st->watch)) {
+		redis_conn_start(st->watch);
+	} else if (!redis_conn_is_ready(st->watch)) {
+		return; /* it has a deadline of its own */
+	} else if (clock_ms() - redis_conn_heard(st->watch) >
+	    2 * REDIS_PING_MS) {
+		redis_conn_fail(st->watch, "it does not answer");
+	} else {
+		redis_conn_send(st->watch, ARRAY_LEN(ping), ping);
+		store_channel_after(&st->channel, REDIS_PING_MS);
+	}
+}
