@@ -31,6 +31,8 @@ struct tls_client;
 
 struct tls_client *tls_client_new(const struct config_destination *dest,
     const struct tls_trust *trust, struct err *err);
+/* Connections may outlive it, whatever still arrives for them: a late ticket is
+ * dropped. On the thread of those connections. */
 void tls_client_free(struct tls_client **tc);
 
 /* A connection's SSL with SNI, ALPN, verification, and a session to resume when

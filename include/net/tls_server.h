@@ -42,6 +42,8 @@ struct tls_server;
 
 struct tls_server *tls_server_new(const struct config *cfg,
     const struct tls_identity_set *ids, struct err *err);
+/* Connections may outlive it and ids; one whose handshake has not begun then
+ * gets the default certificate. On the thread of those connections. */
 void tls_server_free(struct tls_server **ts);
 
 /* A connection's SSL for that listener (index). The caller's; NULL: no memory.

@@ -43,6 +43,7 @@ static bool tls_trust_identity(struct tls_trust *t, const char *cert,
     const char *key, struct err *err);
 static bool tls_client_setup(struct tls_client *tc,
     const struct tls_trust *trust);
+static struct tls_client *tls_client_of(const SSL *ssl);
 static int tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session);
 static int tls_client_verify_cb(X509_STORE_CTX *store, void *arg);
 static bool tls_client_pin_matches(const struct tls_client *tc, X509 *leaf);
@@ -191,7 +192,8 @@ tls_client_setup(struct tls_client *tc, const struct tls_trust *trust)
 	SSL_CTX_set1_cert_store(ctx, trust->store);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 	if (tc->dest->tls_pinned || tc->dest->tls_allow_invalid_certs)
-		SSL_CTX_set_cert_verify_callback(ctx, tls_client_verify_cb, tc);
+		SSL_CTX_set_cert_verify_callback(ctx, tls_client_verify_cb,
+		    NULL);
 	SSL_CTX_set_session_cache_mode(ctx,
 	    SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(ctx, tls_client_new_session_cb);
@@ -206,20 +208,33 @@ tls_client_free(struct tls_client **tcp)
 	*tcp = NULL;
 	if (tc == NULL)
 		return;
+	/* Relayed connections keep the context: their callbacks find NULL. */
+	if (tc->ctx != NULL && tls_client_index != -1)
+		SSL_CTX_set_ex_data(tc->ctx, tls_client_index, NULL);
 	while (tc->n_sessions > 0)
 		SSL_SESSION_free(tc->session[--tc->n_sessions]);
 	SSL_CTX_free(tc->ctx);
 	free(tc);
 }
 
+/* Returns NULL once tls_client_free() has freed the one that made ssl. */
+static struct tls_client *
+tls_client_of(const SSL *ssl)
+{
+	return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), tls_client_index);
+}
+
 /* In place of the chain: the pin decides alone; without one, anything goes. */
 static int
-tls_client_verify_cb(X509_STORE_CTX *store, void *arg)
+tls_client_verify_cb(X509_STORE_CTX *store, void *arg UNUSED)
 {
-	const struct tls_client *tc = arg;
+	const SSL *ssl = X509_STORE_CTX_get_ex_data(store,
+	    SSL_get_ex_data_X509_STORE_CTX_idx());
+	const struct tls_client *tc = tls_client_of(ssl);
 	X509 *leaf = X509_STORE_CTX_get0_cert(store);
 
-	if (tc->dest->tls_pinned && !tls_client_pin_matches(tc, leaf)) {
+	if (tc == NULL ||
+	    (tc->dest->tls_pinned && !tls_client_pin_matches(tc, leaf))) {
 		X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);
 		return 0;
 	}
@@ -243,10 +258,9 @@ tls_client_pin_matches(const struct tls_client *tc, X509 *leaf)
 static int
 tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session)
 {
-	struct tls_client *tc =
-	    SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), tls_client_index);
+	struct tls_client *tc = tls_client_of(ssl);
 
-	if (!SSL_SESSION_is_resumable(session))
+	if (tc == NULL || !SSL_SESSION_is_resumable(session))
 		return 0;
 	if (tc->n_sessions == TLS_CLIENT_SESSIONS) {
 		SSL_SESSION_free(tc->session[0]);

@@ -343,8 +343,12 @@ tls_server_free(struct tls_server **tsp)
 	*tsp = NULL;
 	if (ts == NULL)
 		return;
-	for (size_t i = 0; i < ts->n; i++)
+	for (size_t i = 0; i < ts->n; i++) {
+		/* Connections keep the context: none may come back here. */
+		if (ts->ctx[i] != NULL)
+			SSL_CTX_set_client_hello_cb(ts->ctx[i], NULL, NULL);
 		SSL_CTX_free(ts->ctx[i]);
+	}
 	free(ts->ctx);
 	free(ts);
 }

@@ -316,6 +316,79 @@ START_TEST(sessions_resume_on_every_worker_and_tickets_serve_once)
 }
 END_TEST
 
+/* The relay outlives the runtime that it began with. */
+START_TEST(a_connection_outlives_its_client_and_server)
+{
+	struct pair p;
+	SSL *c, *s;
+	char byte;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	c = tls_client_ssl(p.client);
+	s = tls_server_ssl(p.server, 0);
+	ck_assert(shake(c, s));
+	/* A ticket that nobody has read yet. */
+	ck_assert_int_eq(SSL_new_session_ticket(s), 1);
+	ck_assert_int_eq(SSL_write(s, "+", 1), 1);
+	pair_close(&p);
+	ck_assert_int_eq(SSL_read(c, &byte, 1), 1);
+	SSL_free(c);
+	SSL_free(s);
+}
+END_TEST
+
+START_TEST(a_handshake_outlives_its_server)
+{
+	struct pair p;
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	SSL *c = SSL_new(ctx), *s;
+	char sni[] = "other.example.net";
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	s = tls_server_ssl(p.server, 0);
+	pair_close(&p);
+	SSL_set_tlsext_host_name(c, sni);
+	ck_assert(shake(c, s));
+	SSL_free(c);
+	SSL_free(s);
+	SSL_CTX_free(ctx);
+}
+END_TEST
+
+/* A stranger who sends nothing but KeyUpdates must not keep SSL_read() inside:
+ * each call takes one record. */
+START_TEST(a_read_takes_one_record_without_data)
+{
+	struct pair p;
+	SSL *end[2];
+	char byte;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	end[0] = tls_client_ssl(p.client);
+	end[1] = tls_server_ssl(p.server, 0);
+	ck_assert(shake(end[0], end[1]));
+	for (int i = 0; i < 2; i++) {
+		SSL *from = end[i], *to = end[1 - i];
+
+		for (int n = 0; n < 5; n++) {
+			SSL_key_update(from, SSL_KEY_UPDATE_NOT_REQUESTED);
+			ck_assert_int_eq(SSL_do_handshake(from), 1);
+		}
+		ck_assert_int_eq(SSL_write(from, "+", 1), 1);
+		for (int n = 0; n < 5; n++) {
+			int rc = SSL_read(to, &byte, 1);
+
+			ck_assert_int_eq(SSL_get_error(to, rc),
+			    SSL_ERROR_WANT_READ);
+		}
+		ck_assert_int_eq(SSL_read(to, &byte, 1), 1);
+	}
+	SSL_free(end[0]);
+	SSL_free(end[1]);
+	pair_close(&p);
+}
+END_TEST
+
 START_TEST(a_ticket_outlives_one_rotation_and_not_two)
 {
 	struct pair p;
@@ -367,6 +440,9 @@ main(void)
 	tcase_add_test(tc, identity_is_judged_as_configured);
 	tcase_add_test(tc,
 	    sessions_resume_on_every_worker_and_tickets_serve_once);
+	tcase_add_test(tc, a_connection_outlives_its_client_and_server);
+	tcase_add_test(tc, a_handshake_outlives_its_server);
+	tcase_add_test(tc, a_read_takes_one_record_without_data);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	suite_add_tcase(suite, tc);
