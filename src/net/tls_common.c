@@ -19,6 +19,9 @@ tls_common_options(SSL_CTX *ctx)
 	SSL_CTX_set_mode(ctx,
 	    SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 		SSL_MODE_ENABLE_PARTIAL_WRITE);
+	/* With it SSL_read() stays inside for as long as a peer sends records
+	 * without data, KeyUpdates for example: no timer runs meanwhile. */
+	SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
 }
 
 int
