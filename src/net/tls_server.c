@@ -47,6 +47,13 @@ struct tls_server {
 	size_t n;
 };
 
+/* Which versions and suites a listener lets in. */
+struct tls_policy {
+	int min_version;
+	char suites[4096]; /* up to TLS 1.2 */
+	char suites13[256];
+};
+
 struct tls_ticket_key {
 	unsigned char name[16], aes[32], hmac[32];
 };
@@ -70,8 +77,12 @@ static bool tls_identity_self_signed(const struct config *cfg,
 static bool tls_needed(const struct config *cfg);
 static bool tls_server_setup(SSL_CTX *ctx, struct tls_server *ts,
     const struct config *cfg, const struct config_listener *l);
-static bool tls_server_suites(SSL_CTX *ctx, const struct config_tls *tls,
-    bool old_devices);
+static void tls_policy_make(struct tls_policy *p, const struct config_tls *tls,
+    const struct config_listener *l);
+static bool tls_policy_allows(const struct config_tls *tls, const char *suite);
+static bool tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx);
+static bool tls_policy_session_context(const struct tls_policy *p,
+    SSL_CTX *ctx);
 static int tls_server_hello_cb(SSL *ssl, int *alert, void *arg);
 static const struct tls_identity *tls_server_choose(const struct tls_server *ts,
     const char *name);
@@ -357,8 +368,8 @@ static bool
 tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
     const struct config_listener *l)
 {
-	static const unsigned char id_context[] = "mailferry";
 	const struct tls_identity *def = &ts->ids->id[ts->ids->def];
+	struct tls_policy policy;
 
 	tls_common_options(ctx);
 	if (cfg->tls.ignore_client_order)
@@ -367,59 +378,86 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 	SSL_CTX_set_timeout(ctx, TLS_TICKET_LIFE_S);
 	SSL_CTX_set_alpn_select_cb(ctx, tls_server_alpn_cb, NULL);
 	SSL_CTX_set_client_hello_cb(ctx, tls_server_hello_cb, ts);
-	return SSL_CTX_set_min_proto_version(ctx,
-		   tls_common_version(l->min_version)) == 1 &&
+	tls_policy_make(&policy, &cfg->tls, l);
+	return tls_policy_apply(&policy, ctx) &&
+	    tls_policy_session_context(&policy, ctx) &&
 	    SSL_CTX_set_num_tickets(ctx, 1) == 1 &&
 	    SSL_CTX_set_max_early_data(ctx, 0) == 1 &&
-	    SSL_CTX_set_session_id_context(ctx, id_context,
-		sizeof(id_context) - 1) == 1 &&
 	    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_ticket_cb) == 1 &&
-	    tls_server_suites(ctx, &cfg->tls, l->min_version < TLS_V1_2) &&
 	    SSL_CTX_use_cert_and_key(ctx, def->cert, def->key, def->chain, 1) ==
 	    1;
 }
 
 /* Forward-secret AEAD suites, less the ones switched off. Old devices, where a
  * listener lets them in, need CBC with SHA-1. */
-static bool
-tls_server_suites(SSL_CTX *ctx, const struct config_tls *tls, bool old_devices)
+static void
+tls_policy_make(struct tls_policy *p, const struct config_tls *tls,
+    const struct config_listener *l)
 {
 	static const char base[] = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL";
 	static const char old[] = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:"
 				  "RSA+AES:!aNULL:!eNULL:@SECLEVEL=0";
 	static const char *const v13[] = {"TLS_AES_256_GCM_SHA384",
 	    "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"};
-	char list[4096], list13[256] = "";
+	size_t len;
 
-	snprintf(list, sizeof(list), "%s", old_devices ? old : base);
+	memset(p, 0, sizeof(*p));
+	p->min_version = tls_common_version(l->min_version);
+	snprintf(p->suites, sizeof(p->suites), "%s",
+	    l->min_version < TLS_V1_2 ? old : base);
 	for (size_t i = 0; i < tls->n_disable_cipher_suites; i++) {
 		const char *name =
 		    OPENSSL_cipher_name(tls->disable_cipher_suites[i]);
-		size_t len = strlen(list);
 
+		len = strlen(p->suites);
 		if (strncmp(name, "TLS_", 4) != 0)
-			snprintf(list + len, sizeof(list) - len, ":!%s", name);
+			snprintf(p->suites + len, sizeof(p->suites) - len,
+			    ":!%s", name);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(v13); i++) {
-		bool off = false;
-		size_t len = strlen(list13);
-
-		for (size_t j = 0; j < tls->n_disable_cipher_suites; j++)
-			off |=
-			    strcmp(tls->disable_cipher_suites[j], v13[i]) == 0;
-		if (!off)
-			snprintf(list13 + len, sizeof(list13) - len, "%s%s",
-			    len > 0 ? ":" : "", v13[i]);
+		len = strlen(p->suites13);
+		if (tls_policy_allows(tls, v13[i]))
+			snprintf(p->suites13 + len, sizeof(p->suites13) - len,
+			    "%s%s", len > 0 ? ":" : "", v13[i]);
 	}
+}
+
+static bool
+tls_policy_allows(const struct config_tls *tls, const char *suite)
+{
+	for (size_t i = 0; i < tls->n_disable_cipher_suites; i++)
+		if (strcmp(tls->disable_cipher_suites[i], suite) == 0)
+			return false;
+	return true;
+}
+
+static bool
+tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx)
+{
+	if (SSL_CTX_set_min_proto_version(ctx, p->min_version) != 1)
+		return false;
 	/* No suite left for 1.2 leaves 1.3, and the other way round; that one
 	 * of them is left, the configuration has made sure. */
-	if (SSL_CTX_set_cipher_list(ctx, list) != 1) {
+	if (SSL_CTX_set_cipher_list(ctx, p->suites) != 1) {
 		ERR_clear_error();
 		SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
 	}
-	if (list13[0] == '\0')
+	if (p->suites13[0] == '\0')
 		return SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION) == 1;
-	return SSL_CTX_set_ciphersuites(ctx, list13) == 1;
+	return SSL_CTX_set_ciphersuites(ctx, p->suites13) == 1;
+}
+
+/* Listeners share ticket keys, and OpenSSL does not ask again whether a resumed
+ * session's suite is let in: a session is good where the policy is the same. */
+static bool
+tls_policy_session_context(const struct tls_policy *p, SSL_CTX *ctx)
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int len = 0;
+
+	return EVP_Digest(p, sizeof(*p), digest, &len, EVP_sha256(), NULL) ==
+	    1 &&
+	    SSL_CTX_set_session_id_context(ctx, digest, len) == 1;
 }
 
 SSL *

@@ -95,7 +95,9 @@ make_config(const char *cert, const char *dest)
 	char text[4096];
 	struct config *cfg;
 	int n = snprintf(text, sizeof(text),
-	    "listener: {a: {bind: ['127.0.0.1:995']}}\n"
+	    "listener: {a: {bind: ['127.0.0.1:995']},"
+	    " b: {bind: ['127.0.0.1:996']},"
+	    " old: {bind: ['127.0.0.1:997'], min_version: '1.0'}}\n"
 	    "routing: {default_destination: d}\n"
 	    "tls: {certificate: {"
 	    "one: {cert: %s/%s.pem, key: %s/%s.key, default: true}, "
@@ -396,6 +398,53 @@ START_TEST(a_read_takes_one_record_without_data)
 }
 END_TEST
 
+/* Listeners by index; a session of the first, offered to the second. */
+START_TEST(a_session_resumes_only_under_the_same_policy)
+{
+	static const struct {
+		size_t first, second;
+		int version;
+		bool resumed;
+	} rows[] = {
+	    {0, 0, TLS1_2_VERSION, true},
+	    {0, 1, TLS1_2_VERSION, true},
+	    {2, 0, TLS1_2_VERSION, false},
+	    {0, 2, TLS1_2_VERSION, false},
+	    {0, 1, TLS1_3_VERSION, true},
+	    {2, 0, TLS1_3_VERSION, false},
+	};
+	struct pair p;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		size_t at[] = {rows[i].first, rows[i].second};
+		SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+		SSL_SESSION *session = NULL;
+
+		SSL_CTX_set_max_proto_version(ctx, rows[i].version);
+		for (int n = 0; n < 2; n++) {
+			SSL *c = SSL_new(ctx);
+			SSL *s = tls_server_ssl(p.server, at[n]);
+
+			SSL_set_session(c, session);
+			SSL_SESSION_free(session);
+			ck_assert(shake(c, s));
+			session = SSL_get1_session(c);
+			if (n == 1)
+				ck_assert_msg(SSL_session_reused(c) ==
+					rows[i].resumed,
+				    "row %zu", i);
+			SSL_shutdown(c);
+			SSL_free(c);
+			SSL_free(s);
+		}
+		SSL_SESSION_free(session);
+		SSL_CTX_free(ctx);
+	}
+	pair_close(&p);
+}
+END_TEST
+
 START_TEST(a_ticket_outlives_one_rotation_and_not_two)
 {
 	struct pair p;
@@ -450,6 +499,7 @@ main(void)
 	tcase_add_test(tc, a_connection_outlives_its_client_and_server);
 	tcase_add_test(tc, a_handshake_outlives_its_server);
 	tcase_add_test(tc, a_read_takes_one_record_without_data);
+	tcase_add_test(tc, a_session_resumes_only_under_the_same_policy);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	suite_add_tcase(suite, tc);
