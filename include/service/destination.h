@@ -16,6 +16,8 @@ struct destination;
 struct destination *destination_new(const struct config_destination *cfg);
 struct destination *destination_ref(struct destination *d);
 void destination_unref(struct destination **d);
+/* As configured; lives as long as d, which outlives its configuration. */
+const char *destination_name(const struct destination *d);
 
 enum destination_entry {
 	DESTINATION_ENTERED,

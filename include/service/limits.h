@@ -12,12 +12,17 @@
 #include "platform/addr.h"
 #include "config/config.h"
 
-/* One more connection from a. False: it has as many as it may. A limit of 0,
- * an exempt address, no address: true, and nothing is counted; the same rules
- * must then come with limits_leave(). */
-bool limits_enter(const struct config_limits *rules,
+enum limits_entry {
+	LIMITS_COUNTED, /* limits_leave() is owed */
+	LIMITS_FREE, /* no limit, an exempt address or none: not counted */
+	LIMITS_FULL /* it has as many as it may */
+};
+
+/* One more connection from a. */
+enum limits_entry limits_enter(const struct config_limits *rules,
     const struct addr *a) MUST_CHECK;
-void limits_leave(const struct config_limits *rules, const struct addr *a);
+/* For what was COUNTED; the rules may have changed since. */
+void limits_leave(const struct addr *a);
 
 /* A login from a was refused; now: clock_ms(). */
 void limits_refused(const struct config_limits *rules, const struct addr *a,

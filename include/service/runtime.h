@@ -3,8 +3,14 @@
  * texts; and each worker's slice of it: its TLS contexts and its router.
  *
  * Built whole, aside, on the main thread; published to the workers only when
- * every part is good. A session holds the slice that it began with; a slice
- * holds the runtime. */
+ * every part is good. A slice holds the runtime.
+ *
+ * There are two holds on a slice. The lesser one is for a session's own leg: it
+ * keeps the configuration, the certificates and the texts that the session
+ * began with. The other one is a login's: it also keeps all that decides where
+ * the login goes and how it gets there (table, cache, router, destinations, TLS
+ * towards them). That part ends with the last login that uses it. A relayed
+ * session has no hold. */
 
 #ifndef SERVICE_RUNTIME_H
 #define SERVICE_RUNTIME_H
@@ -40,7 +46,7 @@ struct runtime {
 	char *auth_list[2]; /* [login allowed] */
 	struct runtime_slice **slice; /* per worker; theirs once published */
 	size_t n_slices;
-	void *refs; /* runtime.c's */
+	struct runtime_holds *holds; /* runtime.c's */
 };
 
 /* Touched by its worker's thread only, once published. */
@@ -50,7 +56,9 @@ struct runtime_slice {
 	struct tls_client **tls_client; /* per destination */
 	struct router *router;
 	struct connector_turns *source_turn; /* per destination */
-	unsigned refs; /* the worker's own, and one per session */
+	/* The worker has one of each while the slice is the current one. */
+	unsigned refs; /* of both kinds */
+	unsigned logins;
 };
 
 struct runtime_worker {
@@ -80,8 +88,14 @@ void runtime_discard(struct runtime **rt);
 
 /* On the slice's worker, when it takes the slice over. */
 void runtime_slice_begin(struct runtime_slice *slice);
+
+/* On the slice's worker, and so is all that follows. The lesser hold: cfg, the
+ * texts and tls_server. The last slice to go takes the runtime along. */
 struct runtime_slice *runtime_slice_ref(struct runtime_slice *slice);
-/* On the slice's worker. The last slice to go takes the runtime along. */
 void runtime_slice_unref(struct runtime_slice **slice);
+
+/* A login's hold. The last one frees the rest. */
+struct runtime_slice *runtime_slice_enter(struct runtime_slice *slice);
+void runtime_slice_leave(struct runtime_slice **slice);
 
 #endif

@@ -36,7 +36,7 @@ enum session_count {
 struct session_env {
 	struct event_base *base;
 	struct resolver *resolver;
-	struct runtime_slice *slice; /* the current one; new sessions take it */
+	struct runtime_slice *slice; /* the current one */
 	void (*empty)(void *arg); /* draining, and the last session is gone */
 	void *arg;
 	/* Any thread may read them. */
@@ -56,6 +56,7 @@ void session_env_clear(struct session_env *env);
 struct session_arrival {
 	int fd; /* taken over */
 	size_t listener; /* its index in the current configuration */
+	const char *listener_name; /* outlives the session */
 	const struct sockaddr *peer;
 	socklen_t peer_len;
 	const char *refusal; /* greet with this "-ERR [SYS/TEMP]" and close */

@@ -56,7 +56,7 @@ route_command(const struct route_command *cmd)
 	else if (route_identify(&run))
 		route_ask(&run);
 	slice = run.rt->slice[0];
-	runtime_slice_unref(&slice);
+	runtime_slice_leave(&slice);
 	runtime_unref(&run.rt);
 	worker_free(&run.worker);
 	return run.status;

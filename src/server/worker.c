@@ -192,7 +192,7 @@ worker_take(void *arg)
 	struct worker *w = news->worker;
 	struct worker_listener *l, *tmp;
 
-	runtime_slice_unref(&w->env.slice);
+	runtime_slice_leave(&w->env.slice);
 	w->env.slice = news->slice;
 	runtime_slice_begin(w->env.slice);
 	for (size_t i = 0; i < news->n; i++)
@@ -264,6 +264,7 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 	struct session_arrival a = {
 	    .fd = fd,
 	    .listener = l->listener,
+	    .listener_name = l->count->name,
 	    .peer = peer,
 	    .peer_len = (socklen_t)len,
 	    .gone = worker_gone,
@@ -393,7 +394,7 @@ worker_free(struct worker **wp)
 	DL_FOREACH_SAFE (w->listeners, l, tmp)
 		worker_unlisten(w, l);
 	session_env_clear(&w->env);
-	runtime_slice_unref(&w->env.slice);
+	runtime_slice_leave(&w->env.slice);
 	resolver_free(&w->env.resolver);
 	if (w->pause != NULL)
 		event_free(w->pause);

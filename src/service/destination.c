@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* As many distinct clients are told apart as host_down_min_clients may want. */
 #define DESTINATION_CLIENTS 64
@@ -14,6 +15,7 @@
 
 struct destination {
 	atomic_uint refs;
+	char *name;
 	atomic_bool troubled; /* anything below is set */
 	pthread_mutex_t lock;
 	unsigned failures; /* consecutive */
@@ -48,12 +50,17 @@ static void destination_note_client(struct destination *d, uint64_t client);
 static unsigned destination_wanted(const struct destination_health *rules);
 
 struct destination *
-destination_new(const struct config_destination *cfg UNUSED)
+destination_new(const struct config_destination *cfg)
 {
 	struct destination *d = calloc(1, sizeof(*d));
 
 	if (d == NULL)
 		return NULL;
+	d->name = strdup(cfg->name);
+	if (d->name == NULL) {
+		free(d);
+		return NULL;
+	}
 	d->refs = 1;
 	pthread_mutex_init(&d->lock, NULL);
 	return d;
@@ -75,7 +82,14 @@ destination_unref(struct destination **dp)
 	if (d == NULL || --d->refs > 0)
 		return;
 	pthread_mutex_destroy(&d->lock);
+	free(d->name);
 	free(d);
+}
+
+const char *
+destination_name(const struct destination *d)
+{
+	return d->name;
 }
 
 /* One more, unless that were more than max (0: no limit). */

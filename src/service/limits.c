@@ -19,9 +19,9 @@
 #define LIMITS_SHARDS 16
 #define LIMITS_SHARD_MAX 8192 /* addresses; about 1 MiB a shard */
 
-struct limits_entry {
+struct limits_row {
 	UT_hash_handle hh;
-	struct limits_entry *next, *prev; /* by last use, oldest first */
+	struct limits_row *next, *prev; /* by last use, oldest first */
 	struct addr_client key;
 	unsigned connections;
 	unsigned refused[2]; /* this half window, and the one before */
@@ -30,7 +30,7 @@ struct limits_entry {
 
 static struct limits_shard {
 	pthread_mutex_t lock;
-	struct limits_entry *table, *used;
+	struct limits_row *table, *used;
 } limits_shard[LIMITS_SHARDS] = {
     [0 ... LIMITS_SHARDS - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER},
 };
@@ -38,11 +38,11 @@ static struct limits_shard {
 static bool limits_applies(const struct config_limits *rules,
     const struct addr *a, unsigned limit, struct addr_client *key);
 static struct limits_shard *limits_lock(const struct addr_client *key);
-static struct limits_entry *limits_find(struct limits_shard *sh,
+static struct limits_row *limits_find(struct limits_shard *sh,
     const struct addr_client *key, bool add);
 static void limits_make_room(struct limits_shard *sh);
-static void limits_drop(struct limits_shard *sh, struct limits_entry *e);
-static void limits_slide(struct limits_entry *e,
+static void limits_drop(struct limits_shard *sh, struct limits_row *e);
+static void limits_slide(struct limits_row *e,
     const struct config_limits *rules, uint64_t now);
 
 static bool
@@ -67,10 +67,10 @@ limits_lock(const struct addr_client *key)
 }
 
 /* NULL: not there, and not to be added or no memory. */
-static struct limits_entry *
+static struct limits_row *
 limits_find(struct limits_shard *sh, const struct addr_client *key, bool add)
 {
-	struct limits_entry *e;
+	struct limits_row *e;
 
 	HASH_FIND(hh, sh->table, key, sizeof(*key), e);
 	if (e != NULL) {
@@ -97,7 +97,7 @@ limits_find(struct limits_shard *sh, const struct addr_client *key, bool add)
 static void
 limits_make_room(struct limits_shard *sh)
 {
-	struct limits_entry *e, *tmp;
+	struct limits_row *e, *tmp;
 
 	if (HASH_COUNT(sh->table) < LIMITS_SHARD_MAX)
 		return;
@@ -110,43 +110,42 @@ limits_make_room(struct limits_shard *sh)
 }
 
 static void
-limits_drop(struct limits_shard *sh, struct limits_entry *e)
+limits_drop(struct limits_shard *sh, struct limits_row *e)
 {
 	DL_DELETE(sh->used, e);
 	HASH_DEL(sh->table, e);
 	free(e);
 }
 
-bool
+enum limits_entry
 limits_enter(const struct config_limits *rules, const struct addr *a)
 {
+	enum limits_entry entry = LIMITS_FREE;
 	struct addr_client key;
 	struct limits_shard *sh;
-	struct limits_entry *e;
-	bool ok = true;
+	struct limits_row *e;
 
 	if (!limits_applies(rules, a, rules->max_connections_per_ip, &key))
-		return true;
+		return LIMITS_FREE;
 	sh = limits_lock(&key);
 	e = limits_find(sh, &key, true);
-	if (e != NULL && e->connections >= rules->max_connections_per_ip)
-		ok = false;
-	else if (e != NULL)
+	if (e != NULL && e->connections >= rules->max_connections_per_ip) {
+		entry = LIMITS_FULL;
+	} else if (e != NULL) {
 		e->connections++;
+		entry = LIMITS_COUNTED;
+	}
 	pthread_mutex_unlock(&sh->lock);
-	return ok;
+	return entry;
 }
 
 void
-limits_leave(const struct config_limits *rules, const struct addr *a)
+limits_leave(const struct addr *a)
 {
-	struct addr_client key;
-	struct limits_shard *sh;
-	struct limits_entry *e;
+	struct addr_client key = addr_client(a);
+	struct limits_shard *sh = limits_lock(&key);
+	struct limits_row *e;
 
-	if (!limits_applies(rules, a, rules->max_connections_per_ip, &key))
-		return;
-	sh = limits_lock(&key);
 	e = limits_find(sh, &key, false);
 	if (e != NULL && e->connections > 0) {
 		e->connections--;
@@ -158,7 +157,7 @@ limits_leave(const struct config_limits *rules, const struct addr *a)
 }
 
 static void
-limits_slide(struct limits_entry *e, const struct config_limits *rules,
+limits_slide(struct limits_row *e, const struct config_limits *rules,
     uint64_t now)
 {
 	uint64_t length = rules->auth_failure_window / 2;
@@ -177,7 +176,7 @@ limits_refused(const struct config_limits *rules, const struct addr *a,
 {
 	struct addr_client key;
 	struct limits_shard *sh;
-	struct limits_entry *e;
+	struct limits_row *e;
 
 	if (!limits_applies(rules, a, rules->auth_failures_per_ip, &key))
 		return;
@@ -196,7 +195,7 @@ limits_throttled(const struct config_limits *rules, const struct addr *a,
 {
 	struct addr_client key;
 	struct limits_shard *sh;
-	struct limits_entry *e;
+	struct limits_row *e;
 	bool over = false;
 
 	if (!limits_applies(rules, a, rules->auth_failures_per_ip, &key))
@@ -217,7 +216,7 @@ limits_clear(void)
 {
 	for (size_t i = 0; i < LIMITS_SHARDS; i++) {
 		struct limits_shard *sh = &limits_shard[i];
-		struct limits_entry *e, *tmp;
+		struct limits_row *e, *tmp;
 
 		pthread_mutex_lock(&sh->lock);
 		HASH_CLEAR(hh, sh->table);

@@ -16,6 +16,11 @@
 #include "net/tls_client.h"
 #include "net/tls_server.h"
 
+/* Of the workers' slices and the main thread; see runtime.h. */
+struct runtime_holds {
+	atomic_size_t refs, logins;
+};
+
 static bool runtime_load(struct runtime *rt, const struct runtime *old,
     struct config_problems *problems);
 static struct cache *runtime_cache(const struct config *cfg,
@@ -31,7 +36,11 @@ static bool runtime_slices(struct runtime *rt,
     const struct runtime_worker *workers, struct err *err);
 static struct runtime_slice *runtime_slice_new(struct runtime *rt,
     const struct runtime_worker *worker, struct err *err);
+static void runtime_slice_retire(struct runtime_slice *slice);
 static void runtime_slice_free(struct runtime_slice *slice);
+static void runtime_leave(struct runtime *rt);
+static void runtime_drop(struct runtime *rt);
+static void runtime_retire(struct runtime *rt);
 static void runtime_free(struct runtime *rt);
 
 struct runtime *
@@ -40,19 +49,19 @@ runtime_new(struct config *cfg, const struct runtime *old,
     struct config_problems *problems)
 {
 	struct runtime *rt = calloc(1, sizeof(*rt));
-	atomic_size_t *refs = malloc(sizeof(*refs));
+	struct runtime_holds *holds = malloc(sizeof(*holds));
 	struct err err = {"out of memory"};
 
-	if (rt == NULL || refs == NULL) {
+	if (rt == NULL || holds == NULL) {
 		free(rt);
-		free(refs);
+		free(holds);
 		config_problem(cfg, problems, "", "out of memory");
 		config_free(&cfg);
 		return NULL;
 	}
-	/* The workers' slices, and the main thread. */
-	atomic_init(refs, n_workers + 1);
-	rt->refs = refs;
+	atomic_init(&holds->refs, n_workers + 1);
+	atomic_init(&holds->logins, n_workers + 1);
+	rt->holds = holds;
 	rt->cfg = cfg;
 	rt->n_slices = n_workers;
 	rt->slice = calloc(n_workers + 1, sizeof(*rt->slice));
@@ -256,7 +265,7 @@ runtime_slice_new(struct runtime *rt, const struct runtime_worker *worker,
 	if (s == NULL)
 		return NULL;
 	s->rt = rt;
-	s->refs = 1;
+	s->refs = s->logins = 1;
 	s->source_turn = calloc(n + 1, sizeof(*s->source_turn));
 	s->tls_client = calloc(n + 1, sizeof(struct tls_client *));
 	if (s->source_turn == NULL || s->tls_client == NULL)
@@ -277,17 +286,26 @@ fail:
 	return NULL;
 }
 
-/* Leaves the runtime alone. */
+/* What only logins use; twice does no harm. Leaves the runtime alone. */
 static void
-runtime_slice_free(struct runtime_slice *s)
+runtime_slice_retire(struct runtime_slice *s)
 {
 	router_free(&s->router);
-	tls_server_free(&s->tls_server);
 	for (size_t i = 0;
 	     s->tls_client != NULL && i < s->rt->cfg->n_destination; i++)
 		tls_client_free(&s->tls_client[i]);
 	free(s->tls_client);
 	free(s->source_turn);
+	s->tls_client = NULL;
+	s->source_turn = NULL;
+}
+
+/* Leaves the runtime alone. */
+static void
+runtime_slice_free(struct runtime_slice *s)
+{
+	runtime_slice_retire(s);
+	tls_server_free(&s->tls_server);
 	free(s);
 }
 
@@ -329,25 +347,57 @@ runtime_slice_unref(struct runtime_slice **slicep)
 		return;
 	rt = slice->rt;
 	runtime_slice_free(slice);
-	runtime_unref(&rt);
+	runtime_drop(rt);
+}
+
+struct runtime_slice *
+runtime_slice_enter(struct runtime_slice *slice)
+{
+	slice->logins++;
+	return runtime_slice_ref(slice);
+}
+
+void
+runtime_slice_leave(struct runtime_slice **slicep)
+{
+	struct runtime_slice *slice = *slicep;
+
+	if (slice != NULL && --slice->logins == 0) {
+		runtime_slice_retire(slice);
+		runtime_leave(slice->rt);
+	}
+	runtime_slice_unref(slicep);
 }
 
 void
 runtime_unref(struct runtime **rtp)
 {
 	struct runtime *rt = *rtp;
-	atomic_size_t *refs;
 
 	*rtp = NULL;
 	if (rt == NULL)
 		return;
-	refs = rt->refs;
-	if (atomic_fetch_sub(refs, 1) == 1)
-		runtime_free(rt);
+	runtime_leave(rt);
+	runtime_drop(rt);
 }
 
 static void
-runtime_free(struct runtime *rt)
+runtime_leave(struct runtime *rt)
+{
+	if (atomic_fetch_sub(&rt->holds->logins, 1) == 1)
+		runtime_retire(rt);
+}
+
+static void
+runtime_drop(struct runtime *rt)
+{
+	if (atomic_fetch_sub(&rt->holds->refs, 1) == 1)
+		runtime_free(rt);
+}
+
+/* What only logins use; twice does no harm. */
+static void
+runtime_retire(struct runtime *rt)
 {
 	for (size_t i = 0; i < rt->cfg->n_destination; i++) {
 		if (rt->destination != NULL)
@@ -357,16 +407,24 @@ runtime_free(struct runtime *rt)
 	}
 	free(rt->destination);
 	free(rt->trust);
-	tls_identities_free(&rt->identities);
+	rt->destination = NULL;
+	rt->trust = NULL;
 	store_table_free(&rt->table);
 	cache_unref(&rt->cache);
+}
+
+static void
+runtime_free(struct runtime *rt)
+{
+	runtime_retire(rt);
+	tls_identities_free(&rt->identities);
 	for (int i = 0; i < 2; i++) {
 		free(rt->auth_list[i]);
 		free(rt->capa[0][i]);
 		free(rt->capa[1][i]);
 	}
 	free(rt->slice);
-	free(rt->refs);
+	free(rt->holds);
 	config_free(&rt->cfg);
 	free(rt);
 }

@@ -95,6 +95,8 @@ static void session_over(struct session *s, enum failure why,
     const char *reason, const char *line, size_t len);
 static bool session_identify(struct session *s, const char *name, size_t len,
     char *key);
+static void session_current(struct session *s);
+static void session_let_go(struct session *s);
 static void session_credentials_clear(struct session *s);
 static void session_log_failed(struct session *s, enum failure why,
     const char *reason, size_t len);
@@ -151,8 +153,8 @@ session_new(struct session_env *env, size_t listener)
 		free(s);
 		return NULL;
 	}
-	s->slice = runtime_slice_ref(env->slice);
-	s->cfg = s->slice->rt->cfg;
+	s->front = runtime_slice_ref(env->slice);
+	s->cfg = s->front->rt->cfg;
 	s->listener = &s->cfg->listener[listener];
 	s->listener_index = listener;
 	s->destination = -1;
@@ -190,6 +192,7 @@ session_accept(struct session_env *env, const struct session_arrival *a)
 		log_msg(LOG_ERR, "out of memory: connection closed");
 		return;
 	}
+	s->listener_name = a->listener_name;
 	s->gone = a->gone;
 	s->gone_arg = a->gone_arg;
 	s->refusal = a->refusal;
@@ -214,13 +217,16 @@ session_count(struct session *s)
 {
 	struct log_line l;
 
+	enum limits_entry entry;
+
 	session_uncount(s);
-	if (limits_enter(&s->cfg->limits, &s->client_addr)) {
+	entry = limits_enter(&s->cfg->limits, &s->client_addr);
+	if (entry == LIMITS_COUNTED)
 		s->counted = s->client_addr;
+	if (entry != LIMITS_FULL)
 		return;
-	}
 	session_log(&l, LOG_WARNING, s, "connection refused");
-	log_cstr(&l, "listener", s->listener->name);
+	log_cstr(&l, "listener", s->listener_name);
 	log_cstr(&l, "reason", "max_connections_per_ip");
 	log_end(&l);
 	session_env_count(s->env, COUNT_PER_IP);
@@ -242,7 +248,7 @@ void
 session_uncount(struct session *s)
 {
 	if (s->counted.len != 0)
-		limits_leave(&s->cfg->limits, &s->counted);
+		limits_leave(&s->counted);
 	s->counted.len = 0;
 }
 
@@ -306,6 +312,8 @@ session_login(struct session *s, const char *name, size_t len)
 	s->destination = -1;
 	s->backend_tls = s->backend_cipher = NULL;
 	memset(&s->backend_addr, 0, sizeof(s->backend_addr));
+	destination_unref(&s->routed);
+	session_current(s);
 	if (!session_identify(s, name, len, key))
 		return;
 	secret_clear(&s->cred.bearer);
@@ -361,6 +369,7 @@ session_login_malformed(struct session *s, const char *what)
 {
 	s->login_started = clock_ms();
 	session_clock_stop(s);
+	destination_unref(&s->routed);
 	session_failed(s, FAIL_SYNTAX, what);
 }
 
@@ -376,9 +385,10 @@ session_routed(void *arg, const struct route_answer *answer)
 		return;
 	}
 	s->destination = answer->destination;
+	s->routed = destination_ref(s->slice->rt->destination[s->destination]);
 	session_log(&l, LOG_DEBUG, s, "routed");
 	log_cstr(&l, "user", s->user);
-	log_cstr(&l, "destination", s->cfg->destination[s->destination].name);
+	log_cstr(&l, "destination", destination_name(s->routed));
 	log_end(&l);
 	s->phase = SESSION_BACKEND;
 	session_deadline(s, s->cfg->server.backend_timeout);
@@ -448,6 +458,7 @@ session_over(struct session *s, enum failure why, const char *reason,
 	if (end == NULL && s->env->draining)
 		end = "shutting down";
 	s->phase = SESSION_DIALOGUE;
+	session_let_go(s);
 	session_clock_run(s);
 	if (delay > 0) {
 		session_clock_stop(s);
@@ -490,6 +501,10 @@ session_accepted(struct session *s, const char *line, size_t len)
 	s->deadline = NULL;
 	client_free(&s->client);
 	backend_free(&s->backend);
+	session_let_go(s);
+	s->cfg = NULL;
+	s->listener = NULL;
+	runtime_slice_unref(&s->front);
 	if (s->relay == NULL)
 		session_close(s, "out of memory");
 }
@@ -507,6 +522,25 @@ session_relay_done(void *arg, enum relay_end why)
 	};
 
 	session_close(arg, texts[why]);
+}
+
+/* A login is decided by what is in force now, however old the connection is.
+ * The listener's own properties stay those of the accept. */
+static void
+session_current(struct session *s)
+{
+	session_let_go(s);
+	s->slice = runtime_slice_enter(s->env->slice);
+	s->cfg = s->slice->rt->cfg;
+}
+
+/* The login is over, and so is its use of the runtime. */
+static void
+session_let_go(struct session *s)
+{
+	s->destination = -1;
+	runtime_slice_leave(&s->slice);
+	s->cfg = s->front->rt->cfg;
 }
 
 static void
@@ -578,17 +612,17 @@ session_free(struct session *s)
 	relay_free(&s->relay);
 	backend_free(&s->backend);
 	client_free(&s->client);
-	if (s->shared != NULL) {
-		destination_leave(s->shared, true, false);
-		destination_unref(&s->shared);
-	}
+	if (s->placed)
+		destination_leave(s->routed, true, false);
+	destination_unref(&s->routed);
 	if (s->deadline != NULL)
 		event_free(s->deadline);
 	session_credentials_clear(s);
 	free(s->user);
 	session_uncount(s);
 	s->gone(s->gone_arg);
-	runtime_slice_unref(&s->slice);
+	runtime_slice_leave(&s->slice);
+	runtime_slice_unref(&s->front);
 	free(s);
 }
 
@@ -639,10 +673,9 @@ session_log_failed(struct session *s, enum failure why, const char *reason,
 	    session_failures[why].counts ? "login failed" : "login deferred");
 	log_cstr(&l, "user", s->user != NULL ? s->user : "");
 	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
-	log_cstr(&l, "listener", s->listener->name);
-	if (s->destination != -1) {
-		log_cstr(&l, "destination",
-		    s->cfg->destination[s->destination].name);
+	log_cstr(&l, "listener", s->listener_name);
+	if (s->routed != NULL) {
+		log_cstr(&l, "destination", destination_name(s->routed));
 		log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
 	}
 	log_cstr(&l, "failure", session_failures[why].name);
@@ -660,11 +693,10 @@ session_log_end(struct session *s)
 
 	session_log(&l, relayed || s->attempts > 0 ? LOG_INFO : LOG_DEBUG, s,
 	    "session closed");
-	log_cstr(&l, "listener", s->listener->name);
+	log_cstr(&l, "listener", s->listener_name);
 	log_cstr(&l, "user", s->user != NULL ? s->user : "");
 	log_cstr(&l, "destination",
-	    s->destination != -1 ? s->cfg->destination[s->destination].name
-				 : "-");
+	    s->routed != NULL ? destination_name(s->routed) : "-");
 	log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
 	log_cstr(&l, "client_tls",
 	    s->client_tls != NULL ? s->client_tls : "none");

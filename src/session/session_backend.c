@@ -1215,8 +1215,7 @@ backend_release(struct backend *b, SSL **ssl_out)
 	/* The place among the sessions is the session's from now on. */
 	destination_logged_in(b->shared);
 	b->entered = false;
-	b->s->shared = b->shared;
-	b->shared = NULL;
+	b->s->placed = true;
 	*ssl_out = b->ssl;
 	b->bev = NULL;
 	b->ssl = NULL;

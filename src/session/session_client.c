@@ -261,7 +261,7 @@ client_proxy_cb(evutil_socket_t fd, short what, void *arg)
 		struct log_line l;
 
 		session_log(&l, LOG_WARNING, s, "no acceptable PROXY header");
-		log_cstr(&l, "listener", s->listener->name);
+		log_cstr(&l, "listener", s->listener_name);
 		log_end(&l);
 		session_close(s, "no PROXY header");
 		return;
@@ -339,7 +339,7 @@ client_tls(struct client *c)
 {
 	struct session *s = c->s;
 
-	c->ssl = tls_server_ssl(s->slice->tls_server, s->listener_index);
+	c->ssl = tls_server_ssl(s->front->tls_server, s->listener_index);
 	if (c->ssl == NULL)
 		return false;
 	c->bev = bufferevent_openssl_socket_new(s->env->base, c->fd, c->ssl,
@@ -458,7 +458,7 @@ client_tls_failed(struct client *c)
 	ERR_clear_error();
 	session_log(&l, reason != NULL ? LOG_INFO : LOG_DEBUG, c->s,
 	    "TLS handshake with the client failed");
-	log_cstr(&l, "listener", c->s->listener->name);
+	log_cstr(&l, "listener", c->s->listener_name);
 	log_cstr(&l, "reason", reason != NULL ? reason : "connection closed");
 	log_end(&l);
 	/* The alert is on its way: no RST over it. */
@@ -818,7 +818,7 @@ client_command(struct client *c, const char *line, size_t len)
 static void
 client_capa(struct client *c, const struct pop3_command *cmd UNUSED)
 {
-	const struct runtime *rt = c->s->slice->rt;
+	const struct runtime *rt = c->s->front->rt;
 	bool stls = c->s->listener->tls == TLS_STARTTLS && c->ssl == NULL;
 	const char *text = rt->capa[stls][client_may_login(c)];
 
@@ -890,7 +890,7 @@ client_pass(struct client *c, const struct pop3_command *cmd)
 static void
 client_auth(struct client *c, const struct pop3_command *cmd)
 {
-	const struct runtime *rt = c->s->slice->rt;
+	const struct runtime *rt = c->s->front->rt;
 	const struct config_pop3 *p = &c->s->cfg->pop3;
 	const char *mech_name, *ir;
 	size_t mech_len, ir_len;
@@ -1105,7 +1105,6 @@ client_malformed(struct client *c, const char *what)
 	secret_clear(&c->name);
 	free(c->s->user);
 	c->s->user = NULL;
-	c->s->destination = -1;
 	client_wait(c);
 	session_login_malformed(c->s, what);
 }

@@ -81,9 +81,14 @@ struct credentials {
 struct session {
 	struct session *next, *prev;
 	struct session_env *env;
+	/* As of the accept: the listener and the client's leg. NULL while
+	 * relaying, like cfg and listener. */
+	struct runtime_slice *front;
+	/* The login's own; NULL while there is none. */
 	struct runtime_slice *slice;
-	const struct config *cfg; /* the slice's */
-	const struct config_listener *listener;
+	const struct config *cfg; /* the slice's, else the front's */
+	const struct config_listener *listener; /* the front's */
+	const char *listener_name; /* the worker's */
 	size_t listener_index;
 	void (*gone)(void *);
 	void *gone_arg;
@@ -114,8 +119,9 @@ struct session {
 	/* For the last line; static strings of OpenSSL's. */
 	const char *client_tls, *client_cipher, *backend_tls, *backend_cipher;
 	char server_name[XCLIENT_NAME_MAX + 1]; /* valid SNI or "" */
-	int destination; /* index, -1: none yet */
-	struct destination *shared; /* counted in it while relaying */
+	int destination; /* index in cfg, during a login; or -1 */
+	struct destination *routed; /* of the last login; NULL: none yet */
+	bool placed; /* has a place there: is relayed */
 	struct addr backend_addr;
 	const char *end; /* why it ended */
 	uint64_t to_backend, to_client; /* octets relayed */

@@ -137,7 +137,7 @@ main(int argc, char **argv)
 	    b.n, cold.found, cold.failed, b.n / cold.seconds,
 	    cold.cpu / b.n * 1e6, b.n / warm.seconds, warm.cpu / b.n * 1e6);
 	event_free(b.go);
-	runtime_slice_unref(&slice);
+	runtime_slice_leave(&slice);
 	runtime_unref(&rt);
 	worker_free(&w);
 	return cold.failed + warm.failed == 0 ? EXIT_SUCCESS : EX_TEMPFAIL;

@@ -14,8 +14,9 @@
 #define ROUNDS 20000
 
 static const struct destination_health rules = {3, 2, COOLDOWN};
+static char name[] = "here";
 static const struct config_destination cfg = {
-    .max_connecting = 8, .max_sessions = 10};
+    .name = name, .max_connecting = 8, .max_sessions = 10};
 static struct destination *d;
 
 static void

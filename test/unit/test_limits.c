@@ -41,13 +41,13 @@ START_TEST(connections_are_counted_and_given_back)
 {
 	struct addr a = ip("192.0.2.1"), b = ip("192.0.2.2");
 
-	ck_assert(limits_enter(&rules, &a));
-	ck_assert(limits_enter(&rules, &a));
-	ck_assert(!limits_enter(&rules, &a));
-	ck_assert(limits_enter(&rules, &b));
-	limits_leave(&rules, &a);
-	ck_assert(limits_enter(&rules, &a));
-	ck_assert(!limits_enter(&rules, &a));
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FULL);
+	ck_assert_int_eq(limits_enter(&rules, &b), LIMITS_COUNTED);
+	limits_leave(&a);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FULL);
 }
 END_TEST
 
@@ -56,10 +56,10 @@ START_TEST(an_ipv6_client_is_its_64)
 	struct addr a = ip("2001:db8:0:1::1"), b = ip("2001:db8:0:1:ffff::2"),
 		    c = ip("2001:db8:0:2::1");
 
-	ck_assert(limits_enter(&rules, &a));
-	ck_assert(limits_enter(&rules, &b));
-	ck_assert(!limits_enter(&rules, &a));
-	ck_assert(limits_enter(&rules, &c));
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &b), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FULL);
+	ck_assert_int_eq(limits_enter(&rules, &c), LIMITS_COUNTED);
 }
 END_TEST
 
@@ -68,16 +68,31 @@ START_TEST(the_exempt_and_the_unlimited_are_not_counted)
 	struct addr a = ip("198.51.100.7"), b = ip("192.0.2.1");
 
 	for (int i = 0; i < 100; i++)
-		ck_assert(limits_enter(&rules, &a));
+		ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FREE);
 	for (int i = 0; i < 100; i++)
 		limits_refused(&rules, &a, 5);
 	ck_assert(!limits_throttled(&rules, &a, 5));
 	rules.max_connections_per_ip = rules.auth_failures_per_ip = 0;
 	for (int i = 0; i < 100; i++) {
-		ck_assert(limits_enter(&rules, &b));
+		ck_assert_int_eq(limits_enter(&rules, &b), LIMITS_FREE);
 		limits_refused(&rules, &b, 5);
 	}
 	ck_assert(!limits_throttled(&rules, &b, 5));
+}
+END_TEST
+
+START_TEST(what_was_counted_is_given_back_under_other_rules)
+{
+	struct addr a = ip("192.0.2.1"), b = ip("198.51.100.7");
+
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	rules.max_connections_per_ip = 0;
+	ck_assert_int_eq(limits_enter(&rules, &b), LIMITS_FREE);
+	limits_leave(&a);
+	rules.max_connections_per_ip = 2;
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FULL);
 }
 END_TEST
 
@@ -101,8 +116,8 @@ START_TEST(a_million_addresses_fit_a_bounded_table)
 	char text[ADDR_TEXT_MAX];
 	struct addr held = ip("203.0.113.1"), a;
 
-	ck_assert(limits_enter(&rules, &held));
-	ck_assert(limits_enter(&rules, &held));
+	ck_assert_int_eq(limits_enter(&rules, &held), LIMITS_COUNTED);
+	ck_assert_int_eq(limits_enter(&rules, &held), LIMITS_COUNTED);
 	for (int i = 0; i < 1000000; i++) {
 		snprintf(text, sizeof(text), "10.%d.%d.%d", i >> 16,
 		    i >> 8 & 255, i & 255);
@@ -110,7 +125,7 @@ START_TEST(a_million_addresses_fit_a_bounded_table)
 		limits_refused(&rules, &a, 5);
 	}
 	/* One that holds connections is not forgotten for them. */
-	ck_assert(!limits_enter(&rules, &held));
+	ck_assert_int_eq(limits_enter(&rules, &held), LIMITS_FULL);
 }
 END_TEST
 
@@ -127,6 +142,7 @@ main(void)
 	tcase_add_test(tc, connections_are_counted_and_given_back);
 	tcase_add_test(tc, an_ipv6_client_is_its_64);
 	tcase_add_test(tc, the_exempt_and_the_unlimited_are_not_counted);
+	tcase_add_test(tc, what_was_counted_is_given_back_under_other_rules);
 	tcase_add_test(tc, refusals_throttle_for_a_window);
 	tcase_add_test(tc, a_million_addresses_fit_a_bounded_table);
 	suite_add_tcase(suite, tc);
