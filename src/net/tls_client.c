@@ -208,9 +208,12 @@ tls_client_free(struct tls_client **tcp)
 	*tcp = NULL;
 	if (tc == NULL)
 		return;
-	/* Relayed connections keep the context: their callbacks find NULL. */
-	if (tc->ctx != NULL && tls_client_index != -1)
+	/* Relayed connections keep the context: their callbacks find NULL. No
+	 * handshake needs its trust store again, which is large. */
+	if (tc->ctx != NULL && tls_client_index != -1) {
 		SSL_CTX_set_ex_data(tc->ctx, tls_client_index, NULL);
+		SSL_CTX_set_cert_store(tc->ctx, NULL);
+	}
 	while (tc->n_sessions > 0)
 		SSL_SESSION_free(tc->session[--tc->n_sessions]);
 	SSL_CTX_free(tc->ctx);
