@@ -403,7 +403,7 @@ def report(site, targets, versions, skipped, bystanders):
         for text in dict.fromkeys(target.trouble):
             print(f"- **{target}: {text}**")
     if "login" in args.cases:
-        print(f"\n## Logins, {args.at_once} at once (alone: one at a time)\n")
+        print(f"\n## Logins, {args.at_once} at a time (alone: one at a time)\n")
         print(table(targets, [
             ("logins/s", "per_second", ".0f", True),
             ("CPU µs/login", "cpu_us", ".0f", True),
@@ -416,7 +416,7 @@ def report(site, targets, versions, skipped, bystanders):
         print("\n## Memory of idle relayed sessions\n")
         columns = [("empty MiB", "empty_mib", ".1f", False)]
         for n in site.sessions:
-            columns += [(f"{n:,}: MiB in all", f"mib_{n}", ".1f", True),
+            columns += [(f"{n:,}: total MiB", f"mib_{n}", ".1f", True),
                         ("PSS KiB/session", f"pss_{n}", ".1f", True),
                         ("RSS KiB/session", f"rss_{n}", ".1f", False)]
         print(table(targets, columns))

@@ -262,7 +262,7 @@ def main():
     others, stolen = bystanders.shares()
     print("## Route lookups\n")
     print(f"- {machine()}")
-    print(f"- {args.n:,} identifiers, {args.at_once} lookups at once, one "
+    print(f"- {args.n:,} identifiers, {args.at_once} lookups at a time, one "
           f"worker; medians of {args.rounds} rounds")
     print(f"- meanwhile other processes took {others:.1%} of the CPU time, "
           f"the hypervisor {stolen:.1%}"
