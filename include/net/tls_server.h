@@ -1,4 +1,4 @@
-/* tls_server.h: TLS towards clients: certificates by SNI, ALPN, tickets. */
+/* tls_server.h: TLS towards clients: versions, suites, SNI, ALPN, tickets. */
 
 #ifndef NET_TLS_SERVER_H
 #define NET_TLS_SERVER_H
@@ -12,30 +12,7 @@
 #include "config/config.h"
 #include "platform/err.h"
 
-/* Certificates and keys as read from disk: immutable, shared by the workers. */
 struct tls_identity_set;
-
-/* Loads every tls.certificate entry; without any, and with a listener that
- * needs one, makes a self-signed one with a loud warning. Faults are problems
- * at tls.certificate.NAME.cert or .key: unreadable, no PEM, encrypted key, not
- * a pair; expired or not yet valid is a warning. NULL: out of memory, or none
- * is usable (problems says so). */
-struct tls_identity_set *tls_identities_load(const struct config *cfg,
-    struct config_problems *problems);
-void tls_identities_free(struct tls_identity_set **ids);
-
-/* For people. names, issuer: borrowed from ids; days: until it ends, negative:
- * ended. False: there is no i-th. */
-struct tls_identity_info {
-	char *const *name;
-	size_t n_names;
-	char issuer[256];
-	char ends[32]; /* "2027-01-31" */
-	int days;
-	bool is_default, self_made;
-};
-bool tls_identities_info(const struct tls_identity_set *ids, size_t i,
-    struct tls_identity_info *out);
 
 /* One worker's contexts: one per listener, for the versions differ. */
 struct tls_server;

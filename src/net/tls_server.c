@@ -13,8 +13,8 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
-#include <openssl/x509v3.h>
 
+#include "net/tls_identity.h"
 #include "platform/clock.h"
 #include "platform/log.h"
 #include "platform/secret.h"
@@ -23,23 +23,6 @@
 
 #define TLS_TICKET_ROTATE_MS (24ull * 3600 * 1000)
 #define TLS_TICKET_LIFE_S (12 * 3600)
-#define TLS_SELF_SIGNED_DAYS 365
-
-struct tls_identity {
-	X509 *cert;
-	STACK_OF(X509) * chain;
-	EVP_PKEY *key;
-	char **name; /* lower case, "*.example.com" included */
-	size_t n_names;
-	bool is_default;
-	bool self_made; /* not from a file */
-};
-
-struct tls_identity_set {
-	struct tls_identity *id;
-	size_t n;
-	size_t def;
-};
 
 struct tls_server {
 	const struct tls_identity_set *ids; /* borrowed */
@@ -66,15 +49,6 @@ static struct {
 	uint64_t made;
 } tls_tickets = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static bool tls_identity_load(const struct config *cfg, size_t i,
-    struct tls_identity *id, struct config_problems *problems);
-static bool tls_identity_names(struct tls_identity *id,
-    const struct config_certificate *c);
-static bool tls_identity_add_name(struct tls_identity *id, const char *name,
-    size_t len);
-static bool tls_identity_self_signed(const struct config *cfg,
-    struct tls_identity *id);
-static bool tls_needed(const struct config *cfg);
 static bool tls_server_setup(SSL_CTX *ctx, struct tls_server *ts,
     const struct config *cfg, const struct config_listener *l);
 static void tls_policy_make(struct tls_policy *p, const struct config_tls *tls,
@@ -84,8 +58,6 @@ static bool tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx);
 static bool tls_policy_session_context(const struct tls_policy *p,
     SSL_CTX *ctx);
 static int tls_server_hello_cb(SSL *ssl, int *alert, void *arg);
-static const struct tls_identity *tls_server_choose(const struct tls_server *ts,
-    const char *name);
 static int tls_server_alpn_cb(SSL *ssl, const unsigned char **out,
     unsigned char *out_len, const unsigned char *in, unsigned int in_len,
     void *arg);
@@ -93,226 +65,6 @@ static int tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
     EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
 static bool tls_ticket_use(const struct tls_ticket_key *key, unsigned char *iv,
     EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int encrypt);
-
-/* Identities */
-
-static bool
-tls_needed(const struct config *cfg)
-{
-	for (size_t i = 0; i < cfg->n_listener; i++)
-		if (cfg->listener[i].tls != TLS_PLAIN)
-			return true;
-	return false;
-}
-
-struct tls_identity_set *
-tls_identities_load(const struct config *cfg, struct config_problems *problems)
-{
-	size_t n = cfg->tls.n_certificate;
-	struct tls_identity_set *ids = calloc(1, sizeof(*ids));
-	bool ok = true;
-
-	if (ids != NULL)
-		ids->id = calloc(n + 1, sizeof(*ids->id));
-	if (ids == NULL || ids->id == NULL) {
-		config_problem(cfg, problems, "tls", "out of memory");
-		free(ids);
-		return NULL;
-	}
-	for (; ids->n < n; ids->n++) {
-		ok &=
-		    tls_identity_load(cfg, ids->n, &ids->id[ids->n], problems);
-		if (ids->id[ids->n].is_default)
-			ids->def = ids->n;
-	}
-	if (n == 0 && tls_needed(cfg)) {
-		config_warning(cfg, problems, "tls.certificate",
-		    "no certificate: clients get a self-signed one, made at "
-		    "every start");
-		ids->n = 1;
-		if (!tls_identity_self_signed(cfg, &ids->id[0])) {
-			config_problem(cfg, problems, "tls.certificate",
-			    "cannot make a self-signed certificate");
-			ok = false;
-		}
-	}
-	if (!ok)
-		tls_identities_free(&ids);
-	return ids;
-}
-
-void
-tls_identities_free(struct tls_identity_set **idsp)
-{
-	struct tls_identity_set *ids = *idsp;
-
-	*idsp = NULL;
-	if (ids == NULL)
-		return;
-	for (size_t i = 0; i < ids->n; i++) {
-		struct tls_identity *id = &ids->id[i];
-
-		X509_free(id->cert);
-		sk_X509_pop_free(id->chain, X509_free);
-		EVP_PKEY_free(id->key);
-		for (size_t j = 0; j < id->n_names; j++)
-			free(id->name[j]);
-		free(id->name);
-	}
-	free(ids->id);
-	free(ids);
-}
-
-bool
-tls_identities_info(const struct tls_identity_set *ids, size_t i,
-    struct tls_identity_info *out)
-{
-	const struct tls_identity *id;
-	int seconds = 0;
-	struct tm tm;
-
-	if (i >= ids->n)
-		return false;
-	id = &ids->id[i];
-	memset(out, 0, sizeof(*out));
-	out->name = id->name;
-	out->n_names = id->n_names;
-	out->is_default = i == ids->def;
-	out->self_made = id->self_made;
-	X509_NAME_oneline(X509_get_issuer_name(id->cert), out->issuer,
-	    sizeof(out->issuer));
-	if (ASN1_TIME_to_tm(X509_get0_notAfter(id->cert), &tm) == 1)
-		strftime(out->ends, sizeof(out->ends), "%Y-%m-%d", &tm);
-	ASN1_TIME_diff(&out->days, &seconds, NULL,
-	    X509_get0_notAfter(id->cert));
-	if (seconds < 0 && out->days == 0)
-		out->days = -1;
-	return true;
-}
-
-static bool
-tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
-    struct config_problems *problems)
-{
-	const struct config_certificate *c = &cfg->tls.certificate[i];
-	char cert_key[256], key_key[256];
-	struct err err;
-	bool ok = true;
-
-	snprintf(cert_key, sizeof(cert_key), "tls.certificate.%s.cert",
-	    c->name);
-	snprintf(key_key, sizeof(key_key), "tls.certificate.%s.key", c->name);
-	id->is_default = c->is_default;
-	if (tls_common_load_cert(c->cert, &id->cert, &id->chain, &err) == -1) {
-		config_problem(cfg, problems, cert_key, "%s", err.text);
-		ok = false;
-	}
-	if (tls_common_load_key(c->key, &id->key, &err) == -1) {
-		config_problem(cfg, problems, key_key, "%s", err.text);
-		ok = false;
-	}
-	if (!ok)
-		return false;
-	if (X509_check_private_key(id->cert, id->key) != 1) {
-		ERR_clear_error();
-		config_problem(cfg, problems, key_key,
-		    "does not belong to the certificate in %s", c->cert);
-		return false;
-	}
-	if (X509_cmp_current_time(X509_get0_notAfter(id->cert)) < 0)
-		config_warning(cfg, problems, cert_key,
-		    "the certificate has expired");
-	if (X509_cmp_current_time(X509_get0_notBefore(id->cert)) > 0)
-		config_warning(cfg, problems, cert_key,
-		    "the certificate is not valid yet");
-	if (!tls_identity_names(id, c)) {
-		config_problem(cfg, problems, cert_key, "out of memory");
-		return false;
-	}
-	return true;
-}
-
-/* The configuration's subjects, else the certificate's SANs, else its CN. */
-static bool
-tls_identity_names(struct tls_identity *id, const struct config_certificate *c)
-{
-	GENERAL_NAMES *sans;
-	bool ok = true;
-	char cn[XCLIENT_NAME_MAX + 1];
-	int len;
-
-	for (size_t i = 0; i < c->n_subjects && ok; i++)
-		ok = tls_identity_add_name(id, c->subjects[i],
-		    strlen(c->subjects[i]));
-	if (c->n_subjects > 0)
-		return ok;
-	sans = X509_get_ext_d2i(id->cert, NID_subject_alt_name, NULL, NULL);
-	for (int i = 0; i < sk_GENERAL_NAME_num(sans) && ok; i++) {
-		const GENERAL_NAME *g = sk_GENERAL_NAME_value(sans, i);
-
-		if (g->type == GEN_DNS)
-			ok = tls_identity_add_name(id,
-			    (const char *)ASN1_STRING_get0_data(g->d.dNSName),
-			    (size_t)ASN1_STRING_length(g->d.dNSName));
-	}
-	GENERAL_NAMES_free(sans);
-	if (id->n_names > 0 || !ok)
-		return ok;
-	len = X509_NAME_get_text_by_NID(X509_get_subject_name(id->cert),
-	    NID_commonName, cn, sizeof(cn));
-	return len <= 0 || tls_identity_add_name(id, cn, (size_t)len);
-}
-
-static bool
-tls_identity_add_name(struct tls_identity *id, const char *name, size_t len)
-{
-	char **grown = realloc(id->name, (id->n_names + 1) * sizeof(*id->name));
-	char *copy = strndup(name, len);
-
-	if (grown != NULL)
-		id->name = grown;
-	if (grown == NULL || copy == NULL) {
-		free(copy);
-		return false;
-	}
-	for (char *p = copy; *p != '\0'; p++)
-		if (*p >= 'A' && *p <= 'Z')
-			*p = (char)(*p - 'A' + 'a');
-	id->name[id->n_names++] = copy;
-	return true;
-}
-
-static bool
-tls_identity_self_signed(const struct config *cfg, struct tls_identity *id)
-{
-	const char *host = cfg->server.hostname;
-	X509_NAME *name;
-	unsigned char serial[8];
-	uint64_t number;
-
-	id->self_made = true;
-	id->key = EVP_EC_gen("P-256");
-	id->cert = X509_new();
-	if (id->key == NULL || id->cert == NULL ||
-	    RAND_bytes(serial, sizeof(serial)) != 1)
-		return false;
-	memcpy(&number, serial, sizeof(number));
-	name = X509_get_subject_name(id->cert);
-	if (X509_set_version(id->cert, X509_VERSION_3) != 1 ||
-	    ASN1_INTEGER_set_uint64(X509_get_serialNumber(id->cert),
-		number >> 1) != 1 ||
-	    X509_gmtime_adj(X509_getm_notBefore(id->cert), -3600) == NULL ||
-	    X509_gmtime_adj(X509_getm_notAfter(id->cert),
-		TLS_SELF_SIGNED_DAYS * 86400L) == NULL ||
-	    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8,
-		(const unsigned char *)host, (int)strnlen(host, 64), -1,
-		0) != 1 ||
-	    X509_set_issuer_name(id->cert, name) != 1 ||
-	    X509_set_pubkey(id->cert, id->key) != 1 ||
-	    X509_sign(id->cert, id->key, EVP_sha256()) == 0)
-		return false;
-	return tls_identity_add_name(id, host, strlen(host));
-}
 
 /* Contexts */
 
@@ -368,7 +120,6 @@ static bool
 tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
     const struct config_listener *l)
 {
-	const struct tls_identity *def = &ts->ids->id[ts->ids->def];
 	struct tls_policy policy;
 
 	tls_common_options(ctx);
@@ -384,8 +135,7 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 	    SSL_CTX_set_num_tickets(ctx, 1) == 1 &&
 	    SSL_CTX_set_max_early_data(ctx, 0) == 1 &&
 	    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_ticket_cb) == 1 &&
-	    SSL_CTX_use_cert_and_key(ctx, def->cert, def->key, def->chain, 1) ==
-	    1;
+	    tls_identity_use(tls_identities_default(ts->ids), ctx);
 }
 
 /* Forward-secret AEAD suites, less the ones switched off. Old devices, where a
@@ -500,40 +250,15 @@ tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
 			name[n] = '\0';
 		}
 	}
-	id = tls_server_choose(ts, name);
-	if (id == &ts->ids->id[ts->ids->def])
+	id = tls_identities_find(ts->ids, name, NULL);
+	if (id == tls_identities_default(ts->ids))
 		return SSL_CLIENT_HELLO_SUCCESS; /* the context has it */
-	if (SSL_use_cert_and_key(ssl, id->cert, id->key, id->chain, 1) != 1) {
+	if (!tls_identity_use_once(id, ssl)) {
 		ERR_clear_error();
 		*alert = SSL_AD_INTERNAL_ERROR;
 		return SSL_CLIENT_HELLO_ERROR;
 	}
 	return SSL_CLIENT_HELLO_SUCCESS;
-}
-
-/* Exact name, then one label's wildcard, then a parent domain, then the
- * default. */
-static const struct tls_identity *
-tls_server_choose(const struct tls_server *ts, const char *name)
-{
-	const struct tls_identity_set *ids = ts->ids;
-	const char *parent = strchr(name, '.');
-
-	for (size_t i = 0; i < ids->n; i++)
-		for (size_t j = 0; j < ids->id[i].n_names; j++)
-			if (strcmp(ids->id[i].name[j], name) == 0)
-				return &ids->id[i];
-	for (size_t i = 0; parent != NULL && i < ids->n; i++)
-		for (size_t j = 0; j < ids->id[i].n_names; j++)
-			if (ids->id[i].name[j][0] == '*' &&
-			    strcmp(ids->id[i].name[j] + 1, parent) == 0)
-				return &ids->id[i];
-	for (; parent != NULL; parent = strchr(parent + 1, '.'))
-		for (size_t i = 0; i < ids->n; i++)
-			for (size_t j = 0; j < ids->id[i].n_names; j++)
-				if (strcmp(ids->id[i].name[j], parent + 1) == 0)
-					return &ids->id[i];
-	return &ids->id[ids->def];
 }
 
 const char *

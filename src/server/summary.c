@@ -10,7 +10,7 @@
 #include "service/runtime.h"
 #include "store/store.h"
 #include "store/file.h"
-#include "net/tls_server.h"
+#include "net/tls_identity.h"
 
 #define SUMMARY_NAMES 4 /* of a certificate; the others are counted */
 

@@ -14,6 +14,7 @@
 #include "store/store.h"
 #include "store/file.h"
 #include "net/tls_client.h"
+#include "net/tls_identity.h"
 #include "net/tls_server.h"
 
 /* Of the workers' slices and the main thread; see runtime.h. */

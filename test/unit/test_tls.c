@@ -13,6 +13,7 @@
 #include "platform/clock.h"
 #include "platform/hash.h"
 #include "net/tls_client.h"
+#include "net/tls_identity.h"
 #include "net/tls_server.h"
 
 #define DAY_MS (24ull * 3600 * 1000)
@@ -20,12 +21,11 @@
 static char dir[64];
 static struct config_problems problems;
 
-/* A self-signed certificate for names ("DNS:a,DNS:b") as DIR/name.pem, its key
- * as DIR/name.key; days: until it expires. */
+/* A self-signed certificate for names ("DNS:a,DNS:b") as DIR/name.pem, its key,
+ * which it frees, as DIR/name.key; days: until it expires. */
 static void
-make_cert(const char *name, const char *sans, int days)
+make_cert(const char *name, const char *sans, int days, EVP_PKEY *key)
 {
-	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = X509_new();
 	X509_EXTENSION *ext;
 	X509V3_CTX ctx;
@@ -67,15 +67,17 @@ setup(void)
 	tls_tickets_init();
 	strcpy(dir, "/tmp/test_tls.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
-	make_cert("one", "DNS:mail.example.com,DNS:*.wild.example", 10);
-	make_cert("two", "DNS:other.example.net", 10);
-	make_cert("old", "DNS:mail.example.com", -1);
+	make_cert("one", "DNS:mail.example.com,DNS:*.wild.example", 10,
+	    EVP_EC_gen("P-256"));
+	make_cert("two", "DNS:other.example.net", 10, EVP_EC_gen("P-256"));
+	make_cert("old", "DNS:mail.example.com", -1, EVP_EC_gen("P-256"));
+	make_cert("rsa", "DNS:rsa.example.net", 10, EVP_RSA_gen(2048));
 }
 
 static void
 teardown(void)
 {
-	static const char *const names[] = {"one", "two", "old"};
+	static const char *const names[] = {"one", "two", "old", "rsa"};
 	char path[128];
 
 	config_problems_clear(&problems);
@@ -101,10 +103,11 @@ make_config(const char *cert, const char *dest)
 	    "routing: {default_destination: d}\n"
 	    "tls: {certificate: {"
 	    "one: {cert: %s/%s.pem, key: %s/%s.key, default: true}, "
-	    "two: {cert: %s/two.pem, key: %s/two.key}}}\n"
+	    "two: {cert: %s/two.pem, key: %s/two.key}, "
+	    "rsa: {cert: %s/rsa.pem, key: %s/rsa.key}}}\n"
 	    "destination: {d: {host: mail.example.com, forwarding: none, %s, "
 	    "protocol: {pop3: {tls: implicit}}}}\n",
-	    dir, cert, dir, cert, dir, dir, dest);
+	    dir, cert, dir, cert, dir, dir, dir, dir, dest);
 
 	cfg = config_parse("/tmp/x.yaml", text, (size_t)n, &problems);
 	ck_assert_ptr_nonnull(cfg);
@@ -228,6 +231,7 @@ START_TEST(certificates_are_chosen_by_name)
 	    {"other.example.net", "two"},
 	    {"OTHER.Example.net", "two"},
 	    {"deep.other.example.net", "two"},
+	    {"rsa.example.net", "rsa"}, /* another type of key */
 	    {"a.wild.example", "one"},
 	    {"unknown.example.org", "one"},
 	    {"bad name", "one"},
@@ -257,6 +261,47 @@ START_TEST(certificates_are_chosen_by_name)
 	}
 	SSL_CTX_free(ctx);
 	pair_close(&p);
+}
+END_TEST
+
+/* A stranger's handshake must not cost more where there are more names. */
+START_TEST(ten_thousand_names_cost_no_more_than_one)
+{
+	enum { NAMES = 10000 };
+	struct config *cfg =
+	    make_config("one", "tls_allow_invalid_certs: true");
+	struct config_certificate *c = &cfg->tls.certificate[1];
+	const struct tls_identity *def, *found;
+	struct tls_identity_set *ids;
+	char name[64];
+	unsigned looks;
+
+	c->subjects = calloc(NAMES, sizeof(*c->subjects));
+	for (c->n_subjects = 0; c->n_subjects < NAMES; c->n_subjects++) {
+		snprintf(name, sizeof(name), "h%zu.example", c->n_subjects);
+		c->subjects[c->n_subjects] = strdup(name);
+	}
+	ids = tls_identities_load(cfg, &problems);
+	def = tls_identities_default(ids);
+	for (size_t i = 0; i < NAMES; i++) {
+		found = tls_identities_find(ids, c->subjects[i], &looks);
+		ck_assert(found != def);
+		ck_assert_uint_eq(looks, 1);
+	}
+	/* Exactly, as a wildcard, and each parent. */
+	found = tls_identities_find(ids, "a.b.c.h9999.example", &looks);
+	ck_assert(found != def);
+	ck_assert_uint_le(looks, 5);
+	ck_assert(tls_identities_find(ids, "a.b.c.d", &looks) == def);
+	ck_assert_uint_le(looks, 5);
+	ck_assert(tls_identities_find(ids, "", &looks) == def);
+	for (size_t i = 0; i < NAMES; i++)
+		free(c->subjects[i]);
+	free(c->subjects);
+	c->n_subjects = 0;
+	c->subjects = NULL;
+	tls_identities_free(&ids);
+	config_free(&cfg);
 }
 END_TEST
 
@@ -493,6 +538,7 @@ main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, certificates_are_chosen_by_name);
+	tcase_add_test(tc, ten_thousand_names_cost_no_more_than_one);
 	tcase_add_test(tc, identity_is_judged_as_configured);
 	tcase_add_test(tc,
 	    sessions_resume_on_every_worker_and_tickets_serve_once);
