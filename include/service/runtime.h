@@ -25,6 +25,7 @@ struct connector_turns;
 struct destination;
 struct event_base;
 struct mailbox;
+struct pop3_texts;
 struct resolver;
 struct router;
 struct runtime_slice;
@@ -41,9 +42,7 @@ struct runtime {
 	struct destination **destination;
 	struct store_table *table;
 	struct cache *cache;
-	/* Answers to CAPA and to AUTH alone: [STLS offered][login allowed] */
-	char *capa[2][2];
-	char *auth_list[2]; /* [login allowed] */
+	struct pop3_texts *pop3_texts;
 	struct runtime_slice **slice; /* per worker; theirs once published */
 	size_t n_slices;
 	struct runtime_holds *holds; /* runtime.c's */

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/pop3.h"
 #include "service/cache.h"
 #include "net/connector.h"
 #include "service/destination.h"
+#include "service/pop3_texts.h"
 #include "service/route.h"
 #include "store/store.h"
 #include "store/file.h"
@@ -29,7 +29,6 @@ static struct cache *runtime_cache(const struct config *cfg,
 static bool runtime_same_routes(const struct config *a, const struct config *b);
 static void runtime_check_store(const struct config *cfg,
     struct config_problems *problems);
-static bool runtime_texts(struct runtime *rt);
 static bool runtime_destinations(struct runtime *rt, const struct runtime *old);
 static struct destination *runtime_destination(struct runtime *rt, size_t i,
     const struct runtime *old);
@@ -70,7 +69,8 @@ runtime_new(struct config *cfg, const struct runtime *old,
 		runtime_discard(&rt);
 		return NULL;
 	}
-	if (rt->slice == NULL || !runtime_texts(rt) ||
+	rt->pop3_texts = pop3_texts_new(cfg);
+	if (rt->slice == NULL || rt->pop3_texts == NULL ||
 	    !runtime_destinations(rt, old) ||
 	    (workers != NULL && !runtime_slices(rt, workers, &err))) {
 		config_problem(cfg, problems, "", "%s", err.text);
@@ -162,40 +162,6 @@ runtime_check_store(const struct config *cfg, struct config_problems *problems)
 		config_problem(cfg, problems, paths[m->source], "%s", err.text);
 	else if (status > 0)
 		config_warning(cfg, problems, paths[m->source], "%s", err.text);
-}
-
-static bool
-runtime_texts(struct runtime *rt)
-{
-	const struct config_pop3 *p = &rt->cfg->pop3;
-	enum sasl_mechanism sasl[SASL_MECHANISMS];
-	struct pop3_capa_spec spec = {
-	    .sasl = sasl,
-	    .advertise = p->advertise,
-	    .n_advertise = p->n_advertise,
-	    .implementation = p->implementation,
-	};
-
-	for (size_t i = 0; i < p->n_sasl; i++)
-		sasl[i] = p->sasl[i] == CONFIG_SASL_PLAIN   ? SASL_PLAIN
-		    : p->sasl[i] == CONFIG_SASL_LOGIN	    ? SASL_LOGIN
-		    : p->sasl[i] == CONFIG_SASL_OAUTHBEARER ? SASL_OAUTHBEARER
-							    : SASL_XOAUTH2;
-	for (int allowed = 0; allowed < 2; allowed++) {
-		spec.user = allowed;
-		spec.n_sasl = allowed ? p->n_sasl : 0;
-		for (int stls = 0; stls < 2; stls++) {
-			spec.stls = stls;
-			rt->capa[stls][allowed] = pop3_capa_format(&spec);
-			if (rt->capa[stls][allowed] == NULL)
-				return false;
-		}
-		rt->auth_list[allowed] =
-		    pop3_auth_list_format(sasl, spec.n_sasl);
-		if (rt->auth_list[allowed] == NULL)
-			return false;
-	}
-	return true;
 }
 
 static bool
@@ -419,11 +385,7 @@ runtime_free(struct runtime *rt)
 {
 	runtime_retire(rt);
 	tls_identities_free(&rt->identities);
-	for (int i = 0; i < 2; i++) {
-		free(rt->auth_list[i]);
-		free(rt->capa[0][i]);
-		free(rt->capa[1][i]);
-	}
+	pop3_texts_free(&rt->pop3_texts);
 	free(rt->slice);
 	free(rt->holds);
 	config_free(&rt->cfg);

@@ -26,6 +26,7 @@
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
+#include "service/pop3_texts.h"
 #include "service/runtime.h"
 #include "net/tls_server.h"
 #include "session/linger.h"
@@ -820,7 +821,8 @@ client_capa(struct client *c, const struct pop3_command *cmd UNUSED)
 {
 	const struct runtime *rt = c->s->front->rt;
 	bool stls = c->s->listener->tls == TLS_STARTTLS && c->ssl == NULL;
-	const char *text = rt->capa[stls][client_may_login(c)];
+	const char *text =
+	    pop3_texts_capa(rt->pop3_texts, stls, client_may_login(c));
 
 	client_write(c, text, strlen(text));
 }
@@ -899,7 +901,8 @@ client_auth(struct client *c, const struct pop3_command *cmd)
 
 	if (cmd->arg_len == 0) {
 		/* Outlook sends AUTH alone to learn the mechanisms. */
-		const char *text = rt->auth_list[client_may_login(c)];
+		const char *text =
+		    pop3_texts_auth(rt->pop3_texts, client_may_login(c));
 
 		client_write(c, text, strlen(text));
 		return;
