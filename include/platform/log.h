@@ -4,7 +4,7 @@
  * Whatever comes from the network is passed as a field: its control bytes are
  * escaped and its length capped here, so that no caller has to remember.
  * Levels are syslog's: LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. Safe from
- * every thread; a line is written by one write(2). */
+ * every thread, none of which waits for the log (log_sink.h). */
 
 #ifndef PLATFORM_LOG_H
 #define PLATFORM_LOG_H
@@ -24,40 +24,14 @@
 
 enum log_format { LOG_TEXT, LOG_JSON };
 
-/* A target that is open, and not yet in use. */
-struct log_sink {
-	char *path; /* NULL: none, "stderr" or "syslog" */
-	int fd;
-	bool syslog, created;
-};
+struct log_sink;
 
-/* Opens "stderr", "syslog" or a path (appended to, created 0640) aside. -1: it
- * cannot be opened. */
-int log_sink_open(struct log_sink *sink, const char *target,
-    struct err *err) MUST_CHECK;
-
-/* From now on lines go there; the former target is closed. Cannot fail. */
-void log_sink_use(struct log_sink *sink, enum log_format format, int level);
-
-/* For one that is not to be used after all: a file that it has made goes
- * again. Nothing for one that is zeroed or used. */
-void log_sink_clear(struct log_sink *sink);
+/* From now on lines go to *sink, which is taken over (log_sink_use()). */
+void log_use(struct log_sink **sink, enum log_format format, int level);
 
 /* Opens and uses. -1: the former target stays. */
 int log_open(const char *target, enum log_format format, int level,
     struct err *err) MUST_CHECK;
-
-/* Whether log_open() would work, as far as can be told without making the
- * file. A path has to be absolute. */
-int log_check(const char *target, struct err *err) MUST_CHECK;
-
-/* Opens the same path again (after logrotate). Failure is logged to the old
- * one, which stays. */
-void log_reopen(void);
-
-/* The file, if log_open() has created it just now, goes to the user who will
- * have to open it again. For the start, as root. */
-void log_give(uid_t uid, gid_t gid);
 
 bool log_wants(int level);
 
@@ -84,6 +58,8 @@ void log_str(struct log_line *l, const char *key, const char *value,
 void log_cstr(struct log_line *l, const char *key, const char *value);
 void log_uint(struct log_line *l, const char *key, uint64_t value);
 void log_end(struct log_line *l);
+/* For log_sink.c: only ends the line with its newline. */
+void log_finish(struct log_line *l);
 
 /* Escapes value into out (always terminated, size >= 8): C0, DEL, C1, bidi
  * controls, bytes that are not UTF-8 and backslash become \xNN; at most

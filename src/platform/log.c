@@ -1,31 +1,20 @@
 /* log.c: one line per event, whole.
  *
- * A line is built on the caller's stack and leaves by one write(2), so that
- * workers never wait for each other and lines never mix. The mutex guards only
- * the change of target. */
+ * A line is built on the caller's stack, and copied whole into the queue of the
+ * sink (log_sink.c). */
 
 #include "platform/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-enum log_kind { LOG_TO_STDERR, LOG_TO_FILE, LOG_TO_SYSLOG };
+#include "platform/log_sink.h"
 
-static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int log_level = LOG_INFO;
-static _Atomic int log_fd = STDERR_FILENO;
-static _Atomic int log_kind = LOG_TO_STDERR;
 static _Atomic int log_format = LOG_TEXT;
-static char *log_path;
-static bool log_created; /* the file was not there before */
 
 static const char *const log_level_names[] = {
     "error", "error", "error", "error", "warn", "info", "info", "debug"};
@@ -39,173 +28,24 @@ static void log_key(struct log_line *l, const char *key);
 static void log_value(struct log_line *l, const char *value, size_t len,
     bool field);
 static bool log_quoted(const char *value, size_t len);
-static bool log_is_path(const char *target);
-static int log_open_path(const char *path, bool *created, struct err *err);
-static void log_onto(int fd);
-static int log_cannot_open(const char *path, struct err *err);
-static bool log_can_make(const char *path);
-
-static bool
-log_is_path(const char *target)
-{
-	return strcmp(target, "stderr") != 0 && strcmp(target, "syslog") != 0;
-}
-
-static int
-log_open_path(const char *path, bool *created, struct err *err)
-{
-	const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY;
-	int fd = open(path, flags | O_EXCL, 0640);
-
-	*created = fd != -1;
-	if (fd == -1 && errno == EEXIST)
-		fd = open(path, flags, 0640);
-	return fd != -1 ? fd : log_cannot_open(path, err);
-}
-
-static int
-log_cannot_open(const char *path, struct err *err)
-{
-	return err_set(err, "cannot open the log file %s: %s", path,
-	    strerror(errno));
-}
-
-int
-log_check(const char *target, struct err *err)
-{
-	/* A pipe that nobody reads would hold us up. */
-	const int flags =
-	    O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-	int fd;
-
-	if (!log_is_path(target))
-		return 0;
-	fd = open(target, flags);
-	if (fd == -1 && (errno != ENOENT || !log_can_make(target)))
-		return log_cannot_open(target, err);
-	if (fd != -1)
-		close(fd);
-	return 0;
-}
-
-/* Else errno says why not. */
-static bool
-log_can_make(const char *path)
-{
-	size_t dir = (size_t)(strrchr(path, '/') - path) + 1;
-	char *copy;
-	bool ok;
-
-	if (path[dir] == '\0') {
-		errno = EISDIR;
-		return false;
-	}
-	copy = strndup(path, dir);
-	ok = copy != NULL &&
-	    faccessat(AT_FDCWD, copy, W_OK | X_OK, AT_EACCESS) == 0;
-	free(copy);
-	return ok;
-}
-
-int
-log_sink_open(struct log_sink *sink, const char *target, struct err *err)
-{
-	memset(sink, 0, sizeof(*sink));
-	sink->fd = STDERR_FILENO;
-	sink->syslog = strcmp(target, "syslog") == 0;
-	if (!log_is_path(target))
-		return 0;
-	sink->path = strdup(target);
-	if (sink->path == NULL)
-		return err_set(err, "out of memory");
-	sink->fd = log_open_path(target, &sink->created, err);
-	if (sink->fd != -1)
-		return 0;
-	free(sink->path);
-	sink->path = NULL;
-	return -1;
-}
 
 void
-log_sink_use(struct log_sink *sink, enum log_format format, int level)
+log_use(struct log_sink **sink, enum log_format format, int level)
 {
-	if (sink->syslog)
-		openlog("mailferry", LOG_PID | LOG_NDELAY, LOG_MAIL);
-	pthread_mutex_lock(&log_lock);
 	log_format = format;
 	log_level = level;
-	if (log_fd == STDERR_FILENO)
-		log_fd = sink->fd;
-	else
-		log_onto(sink->fd);
-	log_kind = sink->syslog	 ? LOG_TO_SYSLOG
-	    : sink->path != NULL ? LOG_TO_FILE
-				 : LOG_TO_STDERR;
-	log_created = sink->created;
-	free(log_path);
-	log_path = sink->path;
-	pthread_mutex_unlock(&log_lock);
-	memset(sink, 0, sizeof(*sink));
-}
-
-/* Onto the number that is in use: a worker may be about to write, and that
- * number must not become a connection meanwhile. */
-static void
-log_onto(int fd)
-{
-	while (dup3(fd, log_fd, O_CLOEXEC) == -1 && errno == EINTR)
-		continue;
-	if (fd != STDERR_FILENO)
-		close(fd);
-}
-
-void
-log_sink_clear(struct log_sink *sink)
-{
-	if (sink->path == NULL)
-		return;
-	close(sink->fd);
-	if (sink->created)
-		unlink(sink->path);
-	free(sink->path);
-	memset(sink, 0, sizeof(*sink));
+	log_sink_use(sink);
 }
 
 int
 log_open(const char *target, enum log_format format, int level, struct err *err)
 {
-	struct log_sink sink;
+	struct log_sink *sink = log_sink_open(target, err);
 
-	if (log_sink_open(&sink, target, err) == -1)
+	if (sink == NULL)
 		return -1;
-	log_sink_use(&sink, format, level);
+	log_use(&sink, format, level);
 	return 0;
-}
-
-void
-log_reopen(void)
-{
-	struct err err = {""};
-	bool created;
-	int fd;
-
-	pthread_mutex_lock(&log_lock);
-	if (log_path != NULL) {
-		fd = log_open_path(log_path, &created, &err);
-		if (fd != -1)
-			log_onto(fd);
-	}
-	pthread_mutex_unlock(&log_lock);
-	if (err.text[0] != '\0')
-		log_msg(LOG_ERR, "%s", err.text);
-}
-
-void
-log_give(uid_t uid, gid_t gid)
-{
-	if (log_created && fchown(log_fd, uid, gid) == -1)
-		log_msg(LOG_WARNING, "cannot give the log away: %s",
-		    strerror(errno));
 }
 
 bool
@@ -250,7 +90,7 @@ log_stamp(struct log_line *l)
 		log_puts(l, "\",\"level\":\"");
 		log_puts(l, log_level_names[l->level]);
 		log_puts(l, "\"");
-	} else if (log_kind != LOG_TO_SYSLOG) {
+	} else if (!log_sink_stamps()) {
 		log_puts(l, stamp);
 		log_puts(l, " ");
 		log_puts(l, log_level_names[l->level]);
@@ -439,20 +279,22 @@ log_uint(struct log_line *l, const char *key, uint64_t value)
 }
 
 void
-log_end(struct log_line *l)
+log_finish(struct log_line *l)
 {
 	if (l->level == -1)
 		return;
 	if (l->json)
 		l->buf[l->len++] = '}';
-	if (log_kind == LOG_TO_SYSLOG) {
-		syslog(LOG_MAIL | l->level, "%.*s", (int)l->len, l->buf);
-		return;
-	}
 	l->buf[l->len++] = '\n';
-	/* A full disk must not stop the mail: the line is lost, no more. */
-	if (write(log_fd, l->buf, l->len) == -1)
+}
+
+void
+log_end(struct log_line *l)
+{
+	if (l->level == -1)
 		return;
+	log_finish(l);
+	log_sink_put(l);
 }
 
 void

@@ -15,6 +15,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "platform/log.h"
+#include "platform/log_sink.h"
+
 #define LISTEN_BACKLOG 4096
 
 static bool listen_is_free(const struct addr *addr);
@@ -151,7 +154,7 @@ listen_become(const struct config *cfg, struct err *err)
 		return err_set(err, "server.user: %s", why.text);
 	if (listen_group(cfg, &gid, &why) == -1)
 		return err_set(err, "server.group: %s", why.text);
-	log_give(uid, gid);
+	log_sink_give(uid, gid);
 	if (uid != 0 && listen_drop_bounds(err) == -1)
 		return -1;
 	if (initgroups(cfg->server.user, gid) == -1 || setgid(gid) == -1 ||

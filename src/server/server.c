@@ -25,6 +25,7 @@
 #include "listen.h"
 #include "platform/clock.h"
 #include "platform/log.h"
+#include "platform/log_sink.h"
 #include "service/cache.h"
 #include "net/mailbox.h"
 #include "service/runtime.h"
@@ -91,9 +92,9 @@ static bool server_signals(struct server *sv);
 static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
 static void server_reload(struct server *sv);
 static void server_reload_host(const struct server *sv,
-    const struct config *cfg, struct log_sink *sink,
+    const struct config *cfg, struct log_sink **sink,
     struct config_problems *problems);
-static void server_reloaded(struct server *sv, struct log_sink *sink);
+static void server_reloaded(struct server *sv, struct log_sink **sink);
 static bool server_is_new(const char *started, const char *now);
 static void server_log_waits(const char *key);
 static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
@@ -172,7 +173,7 @@ server_check_host(const struct config *cfg, struct config_problems *problems)
 
 	if (geteuid() == 0)
 		listen_check_user(cfg, problems, true);
-	if (log_check(cfg->server.log_target, &err) == -1)
+	if (log_sink_check(cfg->server.log_target, &err) == -1)
 		config_problem(cfg, problems, "server.log_target", "%s",
 		    err.text);
 }
@@ -226,6 +227,7 @@ server_run(const char *path)
 		log_msg(LOG_INFO, "stopped");
 	}
 	server_clear(&sv);
+	log_sink_flush();
 	return status;
 }
 
@@ -326,6 +328,10 @@ server_start(struct server *sv, struct config *cfg,
 	if (geteuid() == 0)
 		log_msg(LOG_WARNING,
 		    "running as root: set server.user to give that up");
+	if (log_sink_start(&err) == -1) {
+		fprintf(stderr, "mailferry: %s\n", err.text);
+		return EX_OSERR;
+	}
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		if (worker_start(sv->worker[i], &err) == -1) {
 			fprintf(stderr, "mailferry: %s\n", err.text);
@@ -476,6 +482,7 @@ server_publish(struct server *sv, struct runtime *rt, struct err *err)
 			continue;
 		/* Half published cannot be taken back: out of memory. */
 		log_msg(LOG_ERR, "out of memory");
+		log_sink_flush();
 		abort();
 	}
 	free(binds);
@@ -525,7 +532,7 @@ static void
 server_reopen_cb(evutil_socket_t sig UNUSED, short what UNUSED,
     void *arg UNUSED)
 {
-	log_reopen();
+	log_sink_reopen();
 }
 
 static void
@@ -533,7 +540,7 @@ server_reload_cb(evutil_socket_t sig UNUSED, short what UNUSED, void *arg)
 {
 	struct server *sv = arg;
 
-	log_reopen();
+	log_sink_reopen();
 	if (sv->draining)
 		return;
 	systemd_reloading("reloading");
@@ -548,7 +555,7 @@ server_reload(struct server *sv)
 {
 	struct config_problems problems;
 	struct config *cfg = server_load(sv->path, &problems);
-	struct log_sink sink = {.path = NULL};
+	struct log_sink *sink = NULL;
 	struct runtime *rt = NULL;
 	struct err err = {""};
 
@@ -562,7 +569,7 @@ server_reload(struct server *sv)
 	if (rt != NULL && server_publish(sv, rt, &err) == -1)
 		runtime_discard(&rt);
 	if (rt == NULL) {
-		log_sink_clear(&sink);
+		log_sink_free(&sink);
 		log_msg(LOG_ERR,
 		    "reload failed%s%s; the old configuration "
 		    "stays",
@@ -576,7 +583,7 @@ server_reload(struct server *sv)
  * right, and the user of the next start, who may be a new one. */
 static void
 server_reload_host(const struct server *sv, const struct config *cfg,
-    struct log_sink *sink, struct config_problems *problems)
+    struct log_sink **sink, struct config_problems *problems)
 {
 	const struct config_server *s = &cfg->server;
 	struct err err;
@@ -584,17 +591,18 @@ server_reload_host(const struct server *sv, const struct config *cfg,
 	if (server_is_new(sv->user, s->user) ||
 	    server_is_new(sv->group, s->group))
 		listen_check_user(cfg, problems, false);
-	if (log_sink_open(sink, s->log_target, &err) == -1)
+	*sink = log_sink_open(s->log_target, &err);
+	if (*sink == NULL)
 		config_problem(cfg, problems, "server.log_target", "%s",
 		    err.text);
 }
 
 static void
-server_reloaded(struct server *sv, struct log_sink *sink)
+server_reloaded(struct server *sv, struct log_sink **sink)
 {
 	const struct config_server *s = &sv->rt->cfg->server;
 
-	log_sink_use(sink, s->log_format, s->log_level);
+	log_use(sink, s->log_format, s->log_level);
 	if (server_threads(sv->rt->cfg) != sv->n_workers)
 		server_log_waits("server.threads");
 	if (server_is_new(sv->user, s->user))
@@ -701,6 +709,7 @@ server_stats(const struct server *sv)
 	log_uint(&l, "cache_stale", cache.stale);
 	log_uint(&l, "cache_failed", cache.failed);
 	log_uint(&l, "cache_evicted", cache.evicted);
+	log_uint(&l, "log_lines_lost", log_sink_lost());
 	log_end(&l);
 }
 
