@@ -672,7 +672,8 @@ class Reload(Case):
         d.change({"server": {"log_target": None}})
         self.reload("^reloaded")
         self.assertTrue(says("reloaded", 2))
-        self.assertEqual(descriptors(d.pid), before)
+        wait_until(lambda: descriptors(d.pid) == before - 1,
+                   "the former log is closed")
 
     def test_log_file_alone_is_reopened(self):
         """SIGUSR1: Open the log file again, for logrotate(8), and do nothing
@@ -945,6 +946,110 @@ class Log(Case):
                                    r"\w+ login failed .*client=127\.0\.0\.3 ")
             # No field can be forged: what a user chose stands in quotes.
             self.assertRegex(line, r'user="[^"]*"')
+
+
+class StuckLog(Case):
+    """Logging never blocks (PROTOCOL)"""
+
+    def setUp(self):
+        super().setUp()
+        self.b = self.backend(Pop3(messages=[b"x\r\n"]))
+        self.fifo = os.path.join(temp_dir(), "fifo")
+        os.mkfifo(self.fifo)
+
+    def daemon(self, **server):
+        return self.mailferry(
+            {"pop3": {"tls": "starttls"}}, {"x": self.b.destination()},
+            over={"server": {"log_level": "debug", **server}}, start=False)
+
+    def fill(self, d):
+        """Far more than a pipe holds, and it serves all the while."""
+        relayed = self.login(d)
+        for _ in range(150):  # at least two lines of 300 octets each
+            self.login(d).cmd("QUIT")
+        self.assertReply(relayed.cmd("STAT"), "+OK")
+        relayed.cmd("QUIT")
+
+    def reader(self):
+        """Opens the FIFO, so that others can, and does not read."""
+        fd = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, fd)
+        return fd
+
+    @staticmethod
+    def until(fd, words):
+        text = b""
+
+        def read():
+            nonlocal text
+            try:
+                text += os.read(fd, 65536)
+            except BlockingIOError:
+                pass
+            return words.encode() in text
+        wait_until(read, words)
+        return text.decode()
+
+    @staticmethod
+    def readable(key, d):
+        """A copy of the key that the daemon can read after its start too."""
+        copy = os.path.join(d.dir, "key.pem")
+        shutil.copy(key, copy)
+        os.chown(copy, 0, 65534)
+        os.chmod(copy, 0o640)
+        return copy
+
+    def ends(self, d):
+        d.terminate()
+        self.assertEqual(d.process.wait(), 0)
+        d.process = None
+
+    def test_stderr(self):
+        """Standard error is a pipe that nobody reads."""
+        self.reader()
+        d = self.daemon()
+        d.via = ["sh", "-c", 'exec "$@" 2>' + self.fifo, "sh"]
+        d.start()
+        self.fill(d)
+        self.ends(d)
+
+    def test_fifo(self):
+        """The log is a FIFO that nobody reads."""
+        d = self.daemon(log_target=self.fifo)
+        self.assertEqual(run([binary(), "-t", "-c", d.path]).returncode, 0)
+        d.start()
+        self.fill(d)
+        self.ends(d)
+
+    def test_reload(self):
+        """A reload that opens such a FIFO holds up nothing either, and what
+        is written there can be read later."""
+        d = self.daemon().start()
+        d.change({"server": {"log_target": self.fifo}})
+        d.hang_up()
+        self.fill(d)
+        self.until(self.reader(), "session closed")
+        self.ends(d)
+
+    @need_root()
+    def test_stdout_of_another_user(self):
+        """/dev/stdout cannot be opened any more after the change of user: a
+        reload goes on with it."""
+        reader = self.reader()
+        d = self.daemon(log_target="/dev/stdout", user="nobody")
+        d.change({"tls": {"certificate": {"primary": {
+            "key": self.readable(certs().key("good"), d)}}}})
+        d.via = ["sh", "-c", 'exec "$@" >' + self.fifo, "sh"]
+        d.launch()
+        self.until(reader, '"ready"')
+        d.hang_up()
+        said = self.until(reader, '"reload')
+        d.process.signal(signal.SIGUSR1)
+        self.login(d).cmd("QUIT")
+        said += self.until(reader, "session closed")
+        self.assertNotIn("cannot open the log file", said)
+        self.assertIn('"reloaded"', said)
+        self.ends(d)
 
 
 class Statistics(Case):
