@@ -33,6 +33,7 @@
 #include "platform/clock.h"
 #include "platform/util.h"
 #include "session/linger.h"
+#include "tls_leg.h"
 
 /* Read at once; with the head of libevent's chain no more than 64 KiB. */
 #define RELAY_CHUNK (64 * 1024 - 128)
@@ -161,12 +162,12 @@ relay_side_init(struct relay_side *side, struct relay *r,
 	bufferevent_disable(bev, EV_READ);
 	/* Credentials are through; wiping every octet of mail costs a tenth of
 	 * the relay's CPU between two TLS legs. */
-	if (ssl != NULL)
+	if (ssl != NULL) {
 		SSL_clear_options(ssl, SSL_OP_CLEANSE_PLAINTEXT);
-	else
-		/* Not with TLS: given more than a record's worth, libevent
-		 * takes SSL_write()'s partial writes for whole ones. */
+		tls_leg_secured(bev, ssl);
+	} else {
 		bufferevent_set_max_single_write(bev, RELAY_TURN);
+	}
 	side->read = event_new(base, bufferevent_getfd(bev),
 	    EV_READ | EV_PERSIST, relay_read_cb, side);
 	if (side->read == NULL || event_add(side->read, NULL) == -1)

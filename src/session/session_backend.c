@@ -30,6 +30,7 @@
 #include "service/destination.h"
 #include "service/runtime.h"
 #include "net/tls_client.h"
+#include "tls_leg.h"
 
 #define BACKEND_INPUT_MAX (16 * 1024)
 #define BACKEND_CHALLENGES_MAX 4
@@ -335,6 +336,7 @@ backend_handshaken(struct backend *b)
 {
 	struct err err = {""};
 
+	tls_leg_secured(b->bev, b->ssl);
 	b->s->backend_tls = SSL_get_version(b->ssl);
 	b->s->backend_cipher = SSL_get_cipher_name(b->ssl);
 	if (!tls_client_verified(b->s->slice->tls_client[b->s->destination],

@@ -30,6 +30,7 @@
 #include "service/runtime.h"
 #include "net/tls_server.h"
 #include "session/linger.h"
+#include "tls_leg.h"
 
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
 #define CLIENT_OUTPUT_MAX (16 * 1024) /* then no further command is taken */
@@ -364,6 +365,7 @@ client_handshaken(struct client *c)
 	struct session *s = c->s;
 	const char *name = tls_server_sni(c->ssl);
 
+	tls_leg_secured(c->bev, c->ssl);
 	s->client_tls = SSL_get_version(c->ssl);
 	s->client_cipher = SSL_get_cipher_name(c->ssl);
 	if (name[0] != '\0')

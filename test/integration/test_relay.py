@@ -15,6 +15,7 @@ from harness.client import BYTES, LINES, b64, plain
 from harness.fake_backend import Gone
 from harness.mailferry import sanitized
 from harness.proc import cpu_seconds, descriptors, rss, wait_until
+from harness.tls_tools import gnutls, openssl
 
 MB = 1 << 20
 GROWTH = (64 if sanitized() else 2) * MB  # of memory, for one session
@@ -635,6 +636,80 @@ class Relay(Case):
                 one(legs)
         wait_until(lambda: descriptors(self.daemon.pid) <= before,
                    f"no more than {before} descriptors")
+
+
+class SmallRecords(Case):
+    """Clients whose TLS takes small records only (RFC 6066's
+    max_fragment_length, RFC 8449's record_size_limit), and which pause."""
+
+    SIZES = (512, 1024, 2048, 4096)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.b = cls.shared_backend(tls="implicit")
+        cls.daemon = cls.shared_mailferry(
+            {"pop3": {"tls": "implicit"}}, {"x": cls.b.destination()},
+            over={"server": {"socket_buffer": "64k"}})
+
+    def fetch(self, tool, *options):
+        """What arrives of a download whose reader pauses until no octet
+        moves any more, and what was sent."""
+        data = noise(3 * MB)
+        full = threading.Event()
+
+        def relay(c):
+            Bucket(c).exactly(8)
+            at = Relay.pour(c.sock, data, len(data) - 16384, 0.1)
+            full.set()
+            c.sock.sendall(data[at:])
+            Bucket(c).exactly(6)
+            c.close()
+        self.b.forget()
+        self.b.script = Pop3(relay=relay)
+        c = tool(self.daemon.port, *options)
+        self.addCleanup(c.close)
+        c.send(b"AUTH PLAIN " + plain("x@x", "y").encode() + b"\r\n")
+        self.assertEqual(c.line()[:3], b"+OK")
+        self.assertEqual(c.line()[:3], b"+OK")
+        c.send(b"RETR 1\r\n")
+        self.assertTrue(full.wait(30))
+        got = c.exactly(len(data))
+        c.send(b"QUIT\r\n")
+        self.assertEqual(c.rest(), b"")
+        self.b.connection().wait_finished()
+        self.assertEqual(self.b.errors, [])
+        self.assertEqual(len(got), len(data))
+        self.assertEqual(hashlib.sha256(got).hexdigest(),
+                         hashlib.sha256(data).hexdigest())
+
+    def test_max_fragment_length(self):
+        """Bytes both ways, unread"""
+        for version in ("-tls1_2", "-tls1_3"):
+            for size in self.SIZES:
+                with self.subTest(version=version, size=size):
+                    self.fetch(openssl, version, "-maxfraglen", str(size))
+
+    def test_record_size_limit(self):
+        """Bytes both ways, unread"""
+        for version in ("1.2", "1.3"):
+            for size in self.SIZES:
+                with self.subTest(version=version, size=size):
+                    self.fetch(gnutls, "--recordsize", str(size),
+                               "--priority", "NORMAL:-VERS-ALL:+VERS-TLS"
+                               + version)
+
+    def test_replies_of_the_dialogue(self):
+        """one reply per command, pipelining allowed"""
+        c = openssl(self.daemon.port, "-maxfraglen", "512")
+        self.addCleanup(c.close)
+        self.assertEqual(c.line()[:3], b"+OK")
+        c.send(b"CAPA\r\n")
+        one = b""
+        while not one.endswith(b"\r\n.\r\n"):
+            one += c.line()
+        c.send(b"CAPA\r\n" * 300)
+        self.assertEqual(c.exactly(300 * len(one)), 300 * one)
 
 
 class Idle(Case):
