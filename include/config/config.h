@@ -18,7 +18,7 @@
 #include "platform/log.h"
 #include "platform/util.h"
 
-enum protocol { PROTOCOL_POP3 };
+enum protocol { PROTOCOL_POP3, PROTOCOLS };
 enum tls_mode { TLS_IMPLICIT, TLS_STARTTLS, TLS_PLAIN };
 enum proxy_mode { PROXY_OFF, PROXY_OPTIONAL, PROXY_REQUIRED };
 enum forwarding { FORWARD_PROXY, FORWARD_XCLIENT, FORWARD_NONE };
@@ -165,6 +165,13 @@ struct config_destination {
 	unsigned max_connecting, max_sessions; /* 0 = no limit */
 	struct config_endpoint pop3;
 };
+
+/* Returns d's endpoint for sessions of protocol p; it may not be present. */
+static inline const struct config_endpoint *
+config_endpoint(const struct config_destination *d, enum protocol p)
+{
+	return p == PROTOCOL_POP3 ? &d->pop3 : NULL;
+}
 
 struct config_admin {
 	bool present;

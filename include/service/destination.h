@@ -1,6 +1,8 @@
-/* destination.h: what the workers share about one backend: how many
- * connections it has, whether it is well, and what it has been seen to
- * understand. Time is an argument (clock_ms()). */
+/* destination.h: what the workers share about one endpoint of a destination,
+ * that is, about one host, port and protocol: how many connections it has,
+ * whether it is well, and what it has been seen to understand. One port that
+ * is dead says nothing about the host's other ports. Time is an argument
+ * (clock_ms()). */
 
 #ifndef SERVICE_DESTINATION_H
 #define SERVICE_DESTINATION_H

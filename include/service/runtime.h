@@ -39,6 +39,7 @@ struct runtime {
 	struct config *cfg;
 	struct tls_identity_set *identities;
 	struct tls_trust **trust; /* per destination */
+	/* Per destination and protocol: runtime_destination(). */
 	struct destination **destination;
 	struct store_table *table;
 	struct cache *cache;
@@ -66,9 +67,14 @@ struct runtime_worker {
 	struct resolver *resolver;
 };
 
+/* Returns what the workers share about the endpoint that serves protocol p at
+ * the destination with that index; rt's. */
+struct destination *runtime_destination(const struct runtime *rt,
+    size_t destination, enum protocol p);
+
 /* Takes cfg over, whatever happens, and adds what is wrong with files that it
- * names to problems. NULL when problems has errors. old (or NULL): destinations
- * of the same name, host and port keep their counters, and the cache goes on
+ * names to problems. NULL when problems has errors. old (or NULL): endpoints of
+ * destinations of the same name, host and port keep their counters, and the cache goes on
  * when mapping and names of destinations are the same. workers may be NULL to
  * check only. */
 struct runtime *runtime_new(struct config *cfg, const struct runtime *old,

@@ -30,8 +30,8 @@ static bool runtime_same_routes(const struct config *a, const struct config *b);
 static void runtime_check_store(const struct config *cfg,
     struct config_problems *problems);
 static bool runtime_destinations(struct runtime *rt, const struct runtime *old);
-static struct destination *runtime_destination(struct runtime *rt, size_t i,
-    const struct runtime *old);
+static struct destination *runtime_destination_make(const struct runtime *rt,
+    size_t i, enum protocol p, const struct runtime *old);
 static bool runtime_slices(struct runtime *rt,
     const struct runtime_worker *workers, struct err *err);
 static struct runtime_slice *runtime_slice_new(struct runtime *rt,
@@ -169,11 +169,12 @@ runtime_destinations(struct runtime *rt, const struct runtime *old)
 {
 	size_t n = rt->cfg->n_destination;
 
-	rt->destination = calloc(n + 1, sizeof(struct destination *));
+	rt->destination = calloc(n * PROTOCOLS + 1, sizeof(*rt->destination));
 	if (rt->destination == NULL)
 		return false;
-	for (size_t i = 0; i < n; i++) {
-		rt->destination[i] = runtime_destination(rt, i, old);
+	for (size_t i = 0; i < n * PROTOCOLS; i++) {
+		rt->destination[i] = runtime_destination_make(rt, i / PROTOCOLS,
+		    (enum protocol)(i % PROTOCOLS), old);
 		if (rt->destination[i] == NULL)
 			return false;
 	}
@@ -183,9 +184,11 @@ runtime_destinations(struct runtime *rt, const struct runtime *old)
 /* The old one goes on when it is still the same place; what it has learnt may
  * depend on anything that was changed. */
 static struct destination *
-runtime_destination(struct runtime *rt, size_t i, const struct runtime *old)
+runtime_destination_make(const struct runtime *rt, size_t i, enum protocol p,
+    const struct runtime *old)
 {
 	const struct config_destination *now = &rt->cfg->destination[i], *was;
+	struct destination *d;
 	int j = -1;
 
 	if (old != NULL)
@@ -195,10 +198,18 @@ runtime_destination(struct runtime *rt, size_t i, const struct runtime *old)
 		return destination_new(now);
 	was = &old->cfg->destination[j];
 	if (strcmp(was->host, now->host) != 0 ||
-	    was->pop3.port != now->pop3.port)
+	    config_endpoint(was, p)->port != config_endpoint(now, p)->port)
 		return destination_new(now);
-	destination_unlearn(old->destination[j]);
-	return destination_ref(old->destination[j]);
+	d = runtime_destination(old, (size_t)j, p);
+	destination_unlearn(d);
+	return destination_ref(d);
+}
+
+struct destination *
+runtime_destination(const struct runtime *rt, size_t destination,
+    enum protocol p)
+{
+	return rt->destination[destination * PROTOCOLS + p];
 }
 
 static bool
@@ -366,12 +377,12 @@ runtime_drop(struct runtime *rt)
 static void
 runtime_retire(struct runtime *rt)
 {
-	for (size_t i = 0; i < rt->cfg->n_destination; i++) {
-		if (rt->destination != NULL)
-			destination_unref(&rt->destination[i]);
-		if (rt->trust != NULL)
-			tls_trust_free(&rt->trust[i]);
-	}
+	size_t n = rt->cfg->n_destination;
+
+	for (size_t i = 0; rt->destination != NULL && i < n * PROTOCOLS; i++)
+		destination_unref(&rt->destination[i]);
+	for (size_t i = 0; rt->trust != NULL && i < n; i++)
+		tls_trust_free(&rt->trust[i]);
 	free(rt->destination);
 	free(rt->trust);
 	rt->destination = NULL;
