@@ -63,7 +63,7 @@ struct server {
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
 	bool announce; /* "ready" is to be said when the workers answer */
-	bool watched, draining;
+	bool watched, draining, logs;
 	char status[SERVER_STATUS_MAX]; /* as said last */
 };
 
@@ -78,6 +78,10 @@ static unsigned server_threads(const struct config *cfg);
 static int server_workers(struct server *sv, unsigned n, struct err *err);
 static int server_start(struct server *sv, struct config *cfg,
     struct config_problems *problems);
+static int server_set_up(struct server *sv, const struct config *cfg,
+    struct err *err);
+static int server_go(struct server *sv, struct err *err);
+static void server_failed(const struct server *sv, const struct err *err);
 static int server_publish(struct server *sv, struct runtime *rt,
     struct err *err);
 static bool server_bound(const struct server *sv, const struct addr *addr);
@@ -110,8 +114,8 @@ static void server_beat(void *arg);
 static unsigned server_open(const struct server *sv);
 static void server_status(const struct server *sv,
     char text[SERVER_STATUS_MAX]);
-static void server_worker_empty(void *arg);
-static void server_worker_is_empty(void *arg);
+static void server_tell_empty(void *arg);
+static void server_count_empty(void *arg);
 static void server_clear(struct server *sv);
 static void server_log_start(const struct server *sv, const char *what);
 
@@ -266,15 +270,53 @@ server_workers(struct server *sv, unsigned n, struct err *err)
 	return 0;
 }
 
-/* Takes cfg over. Returns an exit status. */
+/* Takes ownership of cfg. Returns an exit status. */
 static int
 server_start(struct server *sv, struct config *cfg,
     struct config_problems *problems)
 {
-	struct err err;
-	unsigned threads = server_threads(cfg);
-	struct runtime *rt;
+	struct err err = {""};
+	struct runtime *rt = NULL;
+	int status = EX_OSERR;
 
+	if (server_set_up(sv, cfg, &err) == -1) {
+		config_free(&cfg);
+		goto out;
+	}
+	rt =
+	    runtime_new(cfg, NULL, sv->runtime_worker, sv->n_workers, problems);
+	if (rt == NULL) {
+		server_report(problems);
+		status = EX_CONFIG;
+		goto out;
+	}
+	cfg = rt->cfg;
+	if (log_open(cfg->server.log_target, cfg->server.log_format,
+		cfg->server.log_level, &err) == -1) {
+		status = EX_CANTCREAT;
+		goto out;
+	}
+	sv->logs = true;
+	server_log_problems(problems);
+	if (server_publish(sv, rt, &err) == -1)
+		goto out;
+	rt = NULL;
+	if (listen_drop_privileges(cfg, &err) == -1)
+		status = EX_NOPERM;
+	else if (server_go(sv, &err) == 0)
+		status = EXIT_SUCCESS;
+out:
+	if (rt != NULL)
+		runtime_discard(&rt);
+	if (err.text[0] != '\0')
+		server_failed(sv, &err);
+	return status;
+}
+
+/* Makes everything that no part of the configuration is in use for yet. */
+static int
+server_set_up(struct server *sv, const struct config *cfg, struct err *err)
+{
 	listen_raise_limits();
 	if (geteuid() == 0) {
 		sv->user = strdup(cfg->server.user);
@@ -283,62 +325,36 @@ server_start(struct server *sv, struct config *cfg,
 	sv->base = event_base_new();
 	if (sv->base != NULL)
 		sv->mailbox = mailbox_new(sv->base);
-	if (sv->mailbox == NULL || !server_signals(sv)) {
-		fprintf(stderr, "mailferry: out of memory or descriptors\n");
-		config_free(&cfg);
-		return EX_OSERR;
-	}
-	if (server_workers(sv, threads, &err) == -1 ||
-	    handed_from_environment(&sv->handed, &err) == -1) {
-		fprintf(stderr, "mailferry: %s\n", err.text);
-		config_free(&cfg);
-		return EX_OSERR;
-	}
-	if (!server_heart(sv)) {
-		fprintf(stderr, "mailferry: out of memory\n");
-		config_free(&cfg);
-		return EX_OSERR;
-	}
-	rt =
-	    runtime_new(cfg, NULL, sv->runtime_worker, sv->n_workers, problems);
-	if (rt == NULL) {
-		server_report(problems);
-		return EX_CONFIG;
-	}
-	cfg = rt->cfg;
-	if (log_open(cfg->server.log_target, cfg->server.log_format,
-		cfg->server.log_level, &err) == -1) {
-		runtime_discard(&rt);
-		fprintf(stderr, "mailferry: %s\n", err.text);
-		return EX_CANTCREAT;
-	}
-	server_log_problems(problems);
-	if (server_publish(sv, rt, &err) == -1) {
-		runtime_discard(&rt);
-		handed_clear(&sv->handed);
-		fprintf(stderr, "mailferry: %s\n", err.text);
-		log_msg(LOG_ERR, "%s", err.text);
-		return EX_OSERR;
-	}
-	if (listen_drop_privileges(cfg, &err) == -1) {
-		fprintf(stderr, "mailferry: %s\n", err.text);
-		log_msg(LOG_ERR, "%s", err.text);
-		return EX_NOPERM;
-	}
+	if (sv->mailbox == NULL || !server_signals(sv))
+		return err_set(err, "out of memory or descriptors");
+	if (server_workers(sv, server_threads(cfg), err) == -1 ||
+	    handed_from_environment(&sv->handed, err) == -1)
+		return -1;
+	return server_heart(sv) ? 0 : err_set(err, "out of memory");
+}
+
+/* Starts all threads. */
+static int
+server_go(struct server *sv, struct err *err)
+{
 	if (geteuid() == 0)
 		log_msg(LOG_WARNING,
 		    "running as root: set server.user to give that up");
-	if (log_sink_start(&err) == -1) {
-		fprintf(stderr, "mailferry: %s\n", err.text);
-		return EX_OSERR;
-	}
-	for (size_t i = 0; i < sv->n_workers; i++) {
-		if (worker_start(sv->worker[i], &err) == -1) {
-			fprintf(stderr, "mailferry: %s\n", err.text);
-			return EX_OSERR;
-		}
-	}
-	return EXIT_SUCCESS;
+	if (log_sink_start(err) == -1)
+		return -1;
+	for (size_t i = 0; i < sv->n_workers; i++)
+		if (worker_start(sv->worker[i], err) == -1)
+			return -1;
+	return 0;
+}
+
+/* Who starts us by hand looks at the terminal, whatever the log is. */
+static void
+server_failed(const struct server *sv, const struct err *err)
+{
+	fprintf(stderr, "mailferry: %s\n", err->text);
+	if (sv->logs)
+		log_msg(LOG_ERR, "%s", err->text);
 }
 
 static size_t
@@ -646,9 +662,9 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 	evtimer_add(sv->grace, &tv);
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		sv->empty[i].server = sv;
-		sv->empty[i].item.fn = server_worker_is_empty;
+		sv->empty[i].item.fn = server_count_empty;
 		sv->empty[i].item.arg = sv;
-		worker_drain(sv->worker[i], server_worker_empty, &sv->empty[i]);
+		worker_drain(sv->worker[i], server_tell_empty, &sv->empty[i]);
 	}
 }
 
@@ -793,7 +809,7 @@ server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
 
 /* On the worker's thread, possibly more than once: only the first counts. */
 static void
-server_worker_empty(void *arg)
+server_tell_empty(void *arg)
 {
 	struct server_empty *empty = arg;
 
@@ -803,7 +819,7 @@ server_worker_empty(void *arg)
 }
 
 static void
-server_worker_is_empty(void *arg)
+server_count_empty(void *arg)
 {
 	struct server *sv = arg;
 

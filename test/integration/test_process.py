@@ -23,7 +23,7 @@ from harness.yaml import Raw
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 REFUSE = os.path.join(TOP, "test/integration/harness/refuse.py")
-EX_NOPERM, EX_CONFIG = 77, 78
+EX_OSERR, EX_NOPERM, EX_CONFIG = 71, 77, 78
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 CAP_NET_BIND_SERVICE = 10
 PROBLEM = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): "
@@ -1575,6 +1575,21 @@ class Privileges(Case):
                                  "log_format": "text"}})
             self.login(d, tls="implicit")
             self.assertEqual(os.stat(path).st_uid, 0 if there else 65534)
+
+    @need("prlimit")
+    def test_no_threads(self):
+        """A thread that cannot be started ends the start, and the log says
+        so."""
+        path = os.path.join(temp_dir(), "mail.log")
+        d = self.mailferry(
+            destinations={"x": self.backend().destination()}, start=False,
+            over={"server": {"user": "nobody", "log_target": path}})
+        d.via = ["prlimit", "--nproc=1"]
+        d.launch()
+        self.assertEqual(d.process.wait(), EX_OSERR)
+        d.process = None
+        with open(path, encoding="utf-8") as f:
+            self.assertIn("cannot start the thread of the log: ", f.read())
 
 
 if __name__ == "__main__":
