@@ -24,10 +24,16 @@ enum proxy_mode { PROXY_OFF, PROXY_OPTIONAL, PROXY_REQUIRED };
 enum forwarding { FORWARD_PROXY, FORWARD_XCLIENT, FORWARD_NONE };
 enum auth_replay { AUTH_AUTO, AUTH_SASL, AUTH_USER };
 enum mapping_source { SOURCE_FILE, SOURCE_REDIS, SOURCE_SQL, SOURCE_HTTP };
-enum normalize { NORMALIZE_NONE, NORMALIZE_LOWERCASE };
+/* NORMALIZE_DOMAIN: lower case behind the last @ only. */
+enum normalize { NORMALIZE_NONE, NORMALIZE_LOWERCASE, NORMALIZE_DOMAIN };
 enum store_error { STORE_ERROR_TEMPFAIL, STORE_ERROR_DEFAULT };
 /* In wire order, so that < compares. */
 enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };
+/* Cipher suites towards clients. MODERN: AEAD only. INTERMEDIATE: AEAD first,
+ * ECDHE and DHE with AES-CBC last, for old clients with RSA certificates. */
+enum tls_profile { PROFILE_INTERMEDIATE, PROFILE_MODERN };
+/* An account that had a route and is suddenly unknown. */
+enum guard { GUARD_OFF, GUARD_WARN, GUARD_REFUSE };
 
 /* Bits of sasl masks; the order of CONFIG's four names. */
 enum config_sasl {
@@ -47,6 +53,8 @@ struct config_server {
 	unsigned host_down_threshold, host_down_min_clients;
 	uint64_t host_down_cooldown;
 	unsigned proxy_ttl;
+	uint64_t queue_timeout; /* of a login at the gate; 0 = no waiting */
+	uint64_t drain_delay, upgrade_grace;
 	uint64_t auth_failure_delay;
 	int log_level; /* LOG_ERR .. LOG_DEBUG */
 	enum log_format log_format;
@@ -65,7 +73,11 @@ struct config_limits {
 
 struct config_certificate {
 	char *name; /* its key below tls.certificate */
-	char *cert, *key; /* absolute paths */
+	/* Absolute paths: key[i] belongs to cert[i]. Several pairs have keys
+	 * of different types and serve the same names. */
+	char **cert, **key;
+	size_t n_pair; /* of both */
+	size_t n_cert, n_key; /* as written; not n_pair: a problem */
 	char **subjects; /* lower case; n 0: take the certificate's own */
 	size_t n_subjects;
 	bool is_default;
@@ -75,6 +87,7 @@ struct config_tls {
 	struct config_certificate *certificate;
 	size_t n_certificate;
 	enum tls_version min_version; /* 1.2 or 1.3 */
+	enum tls_profile profile;
 	bool ignore_client_order;
 	char **disable_cipher_suites; /* IANA names, known to exist */
 	size_t n_disable_cipher_suites;
@@ -90,7 +103,8 @@ struct config_listener {
 	struct cidr *proxy_trusted;
 	size_t n_proxy_trusted;
 	uint64_t proxy_header_timeout;
-	enum tls_version min_version;
+	enum tls_version min_version; /* resolved */
+	enum tls_profile profile; /* resolved */
 	struct cidr *xclient_trusted;
 	size_t n_xclient_trusted;
 	unsigned max_connections;
@@ -113,7 +127,11 @@ struct config_routing {
 	char *default_destination;
 	char **master_user_separators; /* each at least one octet */
 	size_t n_master_user_separators;
+	/* Octets that stand for an @ in names without one; "" = none. Never
+	 * an @, a letter, a digit, or one octet twice. */
+	char *at_substitutes;
 	char *default_domain;
+	enum guard guard;
 };
 
 struct config_mapping {
@@ -128,6 +146,7 @@ struct config_mapping {
 	char *redis_url, *redis_key_prefix, *redis_channel, *redis_ca_file;
 	unsigned redis_pool_size;
 	char *sql_url, *sql_query, *sql_upsert_query, *sql_delete_query;
+	char *sql_list_query;
 	char *sql_channel;
 	unsigned sql_pool_size;
 	char *http_url, *http_ca_file;
@@ -155,6 +174,8 @@ struct config_destination {
 	uint8_t tls_pin[32];
 	bool tls_pinned;
 	bool tls_allow_invalid_certs;
+	enum tls_version tls_min_version;
+	bool tls_legacy; /* take old servers' weak keys, digests, suites */
 	char *tls_client_cert, *tls_client_key; /* both or neither */
 	bool proxy_protocol;
 	enum forwarding forwarding; /* resolved; its endpoints may differ */
@@ -163,6 +184,7 @@ struct config_destination {
 	bool hide_auth_errors;
 	bool allow_plaintext_auth;
 	unsigned max_connecting, max_sessions; /* 0 = no limit */
+	unsigned max_waiting; /* at the gate; 0 = nobody waits */
 	struct config_endpoint pop3;
 };
 
@@ -184,6 +206,19 @@ struct config_admin {
 	unsigned lockout_threshold;
 	uint64_t lockout_duration;
 	char *socket; /* "": none */
+	char *certificate; /* below tls.certificate; "": the default one */
+	char *read_token_file; /* "": none */
+	struct cidr *allow;
+	size_t n_allow; /* 0: everybody */
+	char **peers; /* "https://HOST:PORT" */
+	size_t n_peers;
+	char *peers_ca_file; /* "": the system's */
+};
+
+struct config_state {
+	bool present; /* false: nothing is kept */
+	char *path;
+	uint64_t keep;
 };
 
 struct config_tree; /* the YAML nodes, kept for their positions */
@@ -201,6 +236,7 @@ struct config {
 	struct config_mapping mapping;
 	struct config_destination *destination; /* sorted by name */
 	size_t n_destination;
+	struct config_state state;
 	struct config_admin admin;
 	struct config_tree *tree;
 };

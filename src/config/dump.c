@@ -335,6 +335,11 @@ dump_list(struct dump *d, const struct config_key *key, const char *base)
 	if (!(key->flags & CONFIG_INLINE))
 		memcpy(&array, base + key->offset, sizeof(array));
 	memcpy(&n, base + key->n_offset, sizeof(n));
+	if (n == 1 && (key->flags & CONFIG_ONE) != 0) {
+		dump_value(d, key, array, config_keys_name(key));
+		fputc('\n', d->out);
+		return;
+	}
 	dump_name(d, config_keys_name(key));
 	fputs(": [", d->out);
 	for (size_t i = 0; i < n; i++) {

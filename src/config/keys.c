@@ -21,6 +21,7 @@ static bool config_keys_digits(const char *text, size_t len, uint64_t *out,
     size_t *used_out);
 static bool config_keys_control(const char *text, size_t len);
 static bool config_keys_is_name(const char *text, size_t len);
+static bool config_keys_is_port(const char *text);
 static bool config_keys_is_label(const char *text, size_t len);
 static const char *config_keys_store(const struct config_input *in, void *out);
 static const char *config_keys_line(const struct config_input *in, void *out,
@@ -47,6 +48,9 @@ static const char *config_keys_destination(const struct config_input *in,
 static const char *config_keys_path(const struct config_input *in, void *out);
 static const char *config_keys_log_target(const struct config_input *in,
     void *out);
+static const char *config_keys_at_substitutes(const struct config_input *in,
+    void *out);
+static const char *config_keys_peer(const struct config_input *in, void *out);
 static const char *config_keys_dns_name(const struct config_input *in,
     void *out);
 static const char *config_keys_host(const struct config_input *in, void *out);
@@ -135,6 +139,9 @@ TEXT_TYPE(token, "string", "printable ASCII without spaces");
 TEXT_TYPE(destination, "name", "a name below destination");
 TEXT_TYPE(path, "path", "a path");
 TEXT_TYPE(log_target, "path", "stderr, syslog or a path");
+TEXT_TYPE(at_substitutes, "string",
+    "punctuation other than @ and \", each character once");
+TEXT_TYPE(peer, "URL", "https://HOST:PORT");
 TEXT_TYPE(dns_name, "name", "a DNS name");
 TEXT_TYPE(host, "host", "a DNS name, or an address without brackets");
 TEXT_TYPE(subject, "name", "a DNS name, also *.NAME");
@@ -167,12 +174,36 @@ static const struct config_word config_words_tls_version[] = {
     {"1.3", TLS_V1_3},
     {NULL, 0},
 };
-static const struct config_word config_words_old_tls_version[] = {
+static const struct config_word config_words_listener_tls_version[] = {
     {"1.0", TLS_V1_0},
     {"1.1", TLS_V1_1},
     {"1.2", TLS_V1_2},
     {"1.3", TLS_V1_3},
     {"", CONFIG_UNSET},
+    {NULL, 0},
+};
+static const struct config_word config_words_backend_tls_version[] = {
+    {"1.0", TLS_V1_0},
+    {"1.1", TLS_V1_1},
+    {"1.2", TLS_V1_2},
+    {"1.3", TLS_V1_3},
+    {NULL, 0},
+};
+static const struct config_word config_words_profile[] = {
+    {"modern", PROFILE_MODERN},
+    {"intermediate", PROFILE_INTERMEDIATE},
+    {NULL, 0},
+};
+static const struct config_word config_words_listener_profile[] = {
+    {"modern", PROFILE_MODERN},
+    {"intermediate", PROFILE_INTERMEDIATE},
+    {"", CONFIG_UNSET},
+    {NULL, 0},
+};
+static const struct config_word config_words_guard[] = {
+    {"off", GUARD_OFF},
+    {"warn", GUARD_WARN},
+    {"refuse", GUARD_REFUSE},
     {NULL, 0},
 };
 static const struct config_word config_words_protocol[] = {
@@ -211,6 +242,7 @@ static const struct config_word config_words_source[] = {
 };
 static const struct config_word config_words_normalize[] = {
     {"none", NORMALIZE_NONE},
+    {"domain", NORMALIZE_DOMAIN},
     {"lowercase", NORMALIZE_LOWERCASE},
     {NULL, 0},
 };
@@ -338,6 +370,14 @@ static const struct config_word config_units_size[] = {
 		.n_offset = FIELD(s, n, size_t), .min = lo, .max = hi,       \
 		.text = dflt, .help = h                                      \
 	}
+#define PATHS(p, s, f, n, hi, h)                                              \
+	{                                                                     \
+		.path = p, .shape = CONFIG_VALUES, .type = &config_type_path, \
+		.flags = CONFIG_REQUIRED | CONFIG_ONE,                        \
+		.offset = FIELD(s, f, char **),                               \
+		.n_offset = FIELD(s, n, size_t), .min = 1, .max = hi,         \
+		.longest = 4095, .help = h                                    \
+	}
 
 /* In the manual's order. */
 const struct config_key config_keys[] = {
@@ -376,6 +416,15 @@ const struct config_key config_keys[] = {
 	"After this, one connection may probe a destination that is down."),
     NUMBER("server.proxy_ttl", config, server.proxy_ttl, 1, 255, "7",
 	"Hop budget sent with XCLIENT, one less at each hop."),
+    DURATION("server.queue_timeout", config, server.queue_timeout, 0,
+	MINUTES(10), "10s",
+	"How long a login may wait at a destination's gate; 0s is not at all."),
+    DURATION("server.drain_delay", config, server.drain_delay, 0, MINUTES(60),
+	"0s",
+	"How long listeners stay open after SIGTERM, while /healthz says "
+	"503."),
+    DURATION("server.upgrade_grace", config, server.upgrade_grace, 0, DAYS(7),
+	"1h", "How long the old process of an upgrade in place may drain."),
     DURATION("server.auth_failure_delay", config, server.auth_failure_delay, 0,
 	MINUTES(5), "2s", "A refused login is answered no sooner than this."),
     WORD("server.log_level", log_level, config, server.log_level, "info",
@@ -412,10 +461,10 @@ const struct config_key config_keys[] = {
 	tls.n_certificate, 10000,
 	"Certificates by a name of your own, chosen by SNI."),
     SECTION("tls.certificate.*", 0, "One certificate and its key."),
-    TEXT("tls.certificate.*.cert", path, CONFIG_REQUIRED, config_certificate,
-	cert, 1, 4095, NULL, "PEM file, the leaf first, then intermediates."),
-    TEXT("tls.certificate.*.key", path, CONFIG_REQUIRED, config_certificate,
-	key, 1, 4095, NULL, "PEM file with its private key."),
+    PATHS("tls.certificate.*.cert", config_certificate, cert, n_cert, 4,
+	"PEM file, the leaf first, then intermediates."),
+    PATHS("tls.certificate.*.key", config_certificate, key, n_key, 4,
+	"PEM file with its private key."),
     LIST("tls.certificate.*.subjects", subject, 0, config_certificate, subjects,
 	n_subjects, char *, 0, 1024, "",
 	"Names it is chosen for; default: the certificate's own."),
@@ -424,6 +473,8 @@ const struct config_key config_keys[] = {
     SECTION("tls.protocols", 0, "Versions and cipher suites."),
     WORD("tls.protocols.min_version", tls_version, config, tls.min_version,
 	"1.2", "The oldest version spoken with clients."),
+    WORD("tls.protocols.profile", profile, config, tls.profile, "intermediate",
+	"Which cipher suites clients may use."),
     BOOLEAN("tls.protocols.ignore_client_order", config,
 	tls.ignore_client_order, "false", "The server's cipher order wins."),
     LIST("tls.protocols.disable_cipher_suites", cipher, 0, config,
@@ -448,9 +499,11 @@ const struct config_key config_keys[] = {
     DURATION("listener.*.proxy_header_timeout", config_listener,
 	proxy_header_timeout, 1, MINUTES(5), "3s",
 	"How long the PROXY header is waited for."),
-    WORD("listener.*.min_version", old_tls_version, config_listener,
+    WORD("listener.*.min_version", listener_tls_version, config_listener,
 	min_version, "",
 	"Oldest TLS version here; default: tls.protocols.min_version."),
+    WORD("listener.*.profile", listener_profile, config_listener, profile, "",
+	"Cipher suites here; default: tls.protocols.profile."),
     LIST("listener.*.xclient_trusted", cidr, 0, config_listener,
 	xclient_trusted, n_xclient_trusted, struct cidr, 0, 4096, "",
 	"Downstream proxies whose XCLIENT is believed."),
@@ -481,10 +534,15 @@ const struct config_key config_keys[] = {
     BOOLEAN("capabilities.pop3.allow_plain_auth_without_tls", config,
 	pop3.allow_plain_auth_without_tls, "false",
 	"Take logins on unencrypted connections."),
-    LIST("capabilities.pop3.advertise", capability, 0, config, pop3.advertise,
-	pop3.n_advertise, char *, 0, 64,
-	"TOP, UIDL, RESP-CODES, AUTH-RESP-CODE, PIPELINING",
-	"Further CAPA lines, verbatim."),
+    {.path = "capabilities.pop3.advertise",
+	.shape = CONFIG_VALUES,
+	.type = &config_type_capability,
+	.max = 64,
+	.longest = CAPABILITY_MAX,
+	.offset = FIELD(config, pop3.advertise, char **),
+	.n_offset = FIELD(config, pop3.n_advertise, size_t),
+	.text = "TOP, UIDL, RESP-CODES, AUTH-RESP-CODE, PIPELINING",
+	.help = "Further CAPA lines, verbatim."},
     TEXT("capabilities.pop3.implementation", capability, 0, config,
 	pop3.implementation, 0, IMPLEMENTATION_MAX, "mailferry",
 	"CAPA's IMPLEMENTATION; empty leaves it out."),
@@ -501,8 +559,13 @@ const struct config_key config_keys[] = {
 	routing.master_user_separators, routing.n_master_user_separators,
 	char *, 0, 16, "%",
 	"What follows one of these in a user name is not looked up."),
+    TEXT("routing.at_substitutes", at_substitutes, 0, config,
+	routing.at_substitutes, 0, 16, "",
+	"Each stands for an @, for the lookup, in names without one."),
     TEXT("routing.default_domain", dns_name, 0, config, routing.default_domain,
 	0, 253, "", "Appended, for the lookup, to names without @."),
+    WORD("routing.guard", guard, config, routing.guard, "warn",
+	"What an account gets that once had a route and is suddenly unknown."),
 
     SECTION("mapping", CONFIG_OPTIONAL, "Where routes are looked up."),
     WORD("mapping.source", source, config, mapping.source, "file",
@@ -552,6 +615,8 @@ const struct config_key config_keys[] = {
     TEXT("mapping.sql.delete_query", statement, 0, config,
 	mapping.sql_delete_query, 0, 4096, "",
 	"Deletes a route, for mailferry route."),
+    TEXT("mapping.sql.list_query", statement, 0, config, mapping.sql_list_query,
+	0, 4096, "", "Lists routes."),
     TEXT("mapping.sql.channel", string, 0, config, mapping.sql_channel, 0, 63,
 	"", "PostgreSQL: where changed identifiers are notified."),
     NUMBER("mapping.sql.pool_size", config, mapping.sql_pool_size, 1, 1024,
@@ -580,6 +645,11 @@ const struct config_key config_keys[] = {
     BOOLEAN("destination.*.tls_allow_invalid_certs", config_destination,
 	tls_allow_invalid_certs, "false",
 	"Take any certificate; a warning at every start."),
+    WORD("destination.*.tls_min_version", backend_tls_version,
+	config_destination, tls_min_version, "1.2",
+	"The oldest TLS version spoken with this backend."),
+    BOOLEAN("destination.*.tls_legacy", config_destination, tls_legacy, "false",
+	"Take the weak keys, signatures and cipher suites of an old server."),
     TEXT("destination.*.tls_client_cert", path, 0, config_destination,
 	tls_client_cert, 0, 4095, "",
 	"Certificate shown to the backend, with tls_client_key."),
@@ -601,6 +671,8 @@ const struct config_key config_keys[] = {
 	"Permit tls: plain, passwords in clear."),
     NUMBER("destination.*.max_connecting", config_destination, max_connecting,
 	0, 1000000000, "32", "Connections not yet logged in; 0 is no limit."),
+    NUMBER("destination.*.max_waiting", config_destination, max_waiting, 0,
+	1000000, "1024", "Logins that wait at its gate."),
     NUMBER("destination.*.max_sessions", config_destination, max_sessions, 0,
 	1000000000, "0", "Sessions; 0 is no limit."),
     SECTION("destination.*.protocol", CONFIG_REQUIRED,
@@ -617,6 +689,13 @@ const struct config_key config_keys[] = {
 	"Overrides the destination's."),
     WORD("destination.*.protocol.pop3.auth", auth, config_destination,
 	pop3.auth, "auto", "How a password login is replayed."),
+
+    PRESENT("state", config, state.present,
+	"What is known about accounts beyond a restart."),
+    TEXT("state.path", path, 0, config, state.path, 1, 4095,
+	"/var/lib/mailferry/state.db", "SQLite file."),
+    DURATION("state.keep", config, state.keep, DAYS(1), DAYS(3650), "400d",
+	"Accounts without a login for so long are forgotten."),
 
     PRESENT("admin", config, admin.present, "The management listener."),
     ROW("admin.bind", address, 0, FIELD(config, admin.bind, struct addr), 0, 0,
@@ -635,6 +714,16 @@ const struct config_key config_keys[] = {
 	DAYS(30), "5m", "For how long."),
     TEXT("admin.socket", path, 0, config, admin.socket, 0, 107, "",
 	"Unix socket, mode 0600, same API, no token."),
+    TEXT("admin.certificate", string, 0, config, admin.certificate, 0, 64, "",
+	"A name below tls.certificate; default: the default certificate."),
+    TEXT("admin.read_token_file", path, 0, config, admin.read_token_file, 0,
+	4095, "", "File with a second token, which may only read."),
+    LIST("admin.allow", cidr, 0, config, admin.allow, admin.n_allow,
+	struct cidr, 0, 4096, "", "Who may connect; empty: everybody."),
+    LIST("admin.peers", peer, 0, config, admin.peers, admin.n_peers, char *, 0,
+	256, "", "Every proxy of the fleet."),
+    TEXT("admin.peers_ca_file", path, 0, config, admin.peers_ca_file, 0, 4095,
+	"", "CAs that verify the peers; default: the system's."),
 };
 const size_t n_config_keys = ARRAY_LEN(config_keys);
 
@@ -711,6 +800,11 @@ config_keys_accepts(const struct config_key *key, bool element, char *buf,
 		config_keys_accepts_section(key, buf, size);
 	else if (key->shape == CONFIG_NAMED)
 		snprintf(buf, size, "a mapping of 1 to %u names",
+		    (unsigned)key->max);
+	else if (key->shape == CONFIG_VALUES && !element &&
+	    (key->flags & CONFIG_ONE) != 0)
+		snprintf(buf, size, "%s, or a list of at most %u",
+		    config_keys_accepts(key, true, one, sizeof(one)),
 		    (unsigned)key->max);
 	else if (key->shape == CONFIG_VALUES && !element)
 		snprintf(buf, size, "a list of %u to %u, each %s",
@@ -817,9 +911,9 @@ config_keys_text_min(const struct config_key *key)
 static uint64_t
 config_keys_text_max(const struct config_key *key)
 {
-	if (key->type == &config_type_capability && key->shape == CONFIG_VALUES)
-		return CAPABILITY_MAX;
-	return key->shape == CONFIG_VALUES ? 255 : key->max;
+	if (key->shape != CONFIG_VALUES)
+		return key->max;
+	return key->longest != 0 ? key->longest : 255;
 }
 
 static const char *
@@ -1040,6 +1134,55 @@ config_keys_log_target(const struct config_input *in, void *out)
 	if (strcmp(in->text, "stderr") == 0 || strcmp(in->text, "syslog") == 0)
 		return config_keys_store(in, out);
 	return config_keys_path(in, out);
+}
+
+/* Each octet is looked for by itself. A quote, a space or a control is refused
+ * in a name, so that none of them can stand for an @. */
+static const char *
+config_keys_at_substitutes(const struct config_input *in, void *out)
+{
+	const char *p;
+
+	for (p = in->text; *p != '\0'; p++) {
+		if (!ispunct((unsigned char)*p) || *p == '@' || *p == '"')
+			return "not a list of substitutes";
+		if (strchr(p + 1, *p) != NULL)
+			return "repeating a character";
+	}
+	return config_keys_store(in, out);
+}
+
+static const char *
+config_keys_peer(const struct config_input *in, void *out)
+{
+	static const char scheme[] = "https://";
+	size_t skip = strlen(scheme), len;
+	char host[256], *colon;
+	struct addr a;
+
+	if (strncmp(in->text, scheme, skip) != 0)
+		return "not such a URL";
+	if (addr_parse(in->text + skip, &a))
+		return config_keys_store(in, out);
+	len = (size_t)snprintf(host, sizeof(host), "%s", in->text + skip);
+	colon = strchr(host, ':');
+	if (len >= sizeof(host) || colon == NULL ||
+	    !config_keys_is_port(colon + 1))
+		return "without a port";
+	*colon = '\0';
+	if (!config_keys_is_name(host, strlen(host)))
+		return "not such a URL";
+	return config_keys_store(in, out);
+}
+
+static bool
+config_keys_is_port(const char *text)
+{
+	uint64_t port = 0;
+	size_t used;
+
+	return config_keys_digits(text, strlen(text), &port, &used) &&
+	    text[used] == '\0' && port >= 1 && port <= 65535;
 }
 
 static const char *

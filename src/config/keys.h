@@ -25,7 +25,8 @@ enum config_flag {
 	CONFIG_OPTIONAL = 1 << 1, /* section: may be left out as a whole */
 	CONFIG_SECRET = 1 << 2, /* never shown */
 	CONFIG_INLINE = 1 << 3, /* list: an array of max in the struct */
-	CONFIG_UNIQUE = 1 << 4 /* list: nothing twice */
+	CONFIG_UNIQUE = 1 << 4, /* list: nothing twice */
+	CONFIG_ONE = 1 << 5 /* list: one value may stand without brackets */
 };
 
 /* One of the words that a key takes. A "" stands for "not set". */
@@ -46,6 +47,7 @@ struct config_key {
 	const char *text;
 	/* Numbers: the range. Texts: octets. Lists and names: how many. */
 	uint64_t min, max;
+	uint64_t longest; /* of a list's texts, octets; 0: 255 */
 	const struct config_word *words; /* the last one has no text */
 	/* Where it goes, from the start of struct config or of the innermost
 	 * named section's struct; n_offset is the length beside an array. A

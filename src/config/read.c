@@ -83,6 +83,8 @@ static void config_read_element(struct config_reader *r,
 static bool config_name_is_good(const char *name);
 static void config_read_list(struct config_reader *r,
     const struct config_key *key, const struct config_node *node, void *base);
+static void config_read_only(struct config_reader *r,
+    const struct config_key *key, const struct config_node *node, void *base);
 static size_t config_read_elements(struct config_reader *r,
     const struct config_key *key, const struct config_node *list, char *values);
 static bool config_is_repeated(const struct config_key *key, const char *values,
@@ -105,6 +107,10 @@ static char *config_place(void *base, size_t offset);
 
 static void config_settle(struct config_reader *r);
 static void config_settle_hostname(struct config_reader *r);
+static void config_settle_certificate(struct config_certificate *c,
+    bool *any_default);
+static void config_settle_listener(const struct config *cfg,
+    struct config_listener *l);
 static void config_settle_admin(struct config_reader *r);
 static void config_settle_destination(struct config_destination *d);
 static void config_settle_server_name(struct config_reader *r,
@@ -120,6 +126,7 @@ static void config_rule_default_destination(struct config_reader *r);
 static void config_rule_mapping(struct config_reader *r);
 static void config_rule_sql(struct config_reader *r);
 static void config_rule_http(struct config_reader *r);
+static void config_rule_unused(struct config_reader *r);
 static void config_rule_admin(struct config_reader *r);
 static void config_rule_admin_token(struct config_reader *r);
 static void config_rule_proxy(struct config_reader *r,
@@ -192,6 +199,7 @@ static void (*const config_rules[])(struct config_reader *) = {
     config_rule_mapping,
     config_rule_sql,
     config_rule_http,
+    config_rule_unused,
     config_rule_admin,
     config_rule_admin_token,
 };
@@ -630,6 +638,11 @@ config_read_list(struct config_reader *r, const struct config_key *key,
 	char *values = config_place(base, key->offset);
 	size_t n;
 
+	if (node != NULL && node->kind == CONFIG_SCALAR &&
+	    (key->flags & CONFIG_ONE) != 0) {
+		config_read_only(r, key, node, base);
+		return;
+	}
 	if (node == NULL || !config_is_kind(r, key, node, CONFIG_LIST)) {
 		config_default_list(r, key, base);
 		return;
@@ -645,6 +658,18 @@ config_read_list(struct config_reader *r, const struct config_key *key,
 	if (!is_inline)
 		memcpy(config_place(base, key->offset), &values,
 		    sizeof(values));
+	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
+}
+
+/* One value in the place of a list. */
+static void
+config_read_only(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *base)
+{
+	void *values = config_yaml_alloc(r->tree, 1, key->type->size);
+	size_t n = config_read_scalar(r, key, node, values) ? 1 : 0;
+
+	memcpy(config_place(base, key->offset), &values, sizeof(values));
 	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
 }
 
@@ -813,12 +838,12 @@ config_settle(struct config_reader *r)
 	if (*cfg->server.hostname == '\0')
 		config_settle_hostname(r);
 	for (i = 0; i < cfg->tls.n_certificate; i++)
-		any_default |= cfg->tls.certificate[i].is_default;
+		config_settle_certificate(&cfg->tls.certificate[i],
+		    &any_default);
 	if (cfg->tls.n_certificate > 0 && !any_default)
 		cfg->tls.certificate[0].is_default = true;
 	for (i = 0; i < cfg->n_listener; i++)
-		if ((int)cfg->listener[i].min_version == CONFIG_UNSET)
-			cfg->listener[i].min_version = cfg->tls.min_version;
+		config_settle_listener(cfg, &cfg->listener[i]);
 	for (i = 0; i < cfg->n_destination; i++)
 		config_settle_destination(&cfg->destination[i]);
 	if (cfg->n_destination > 0)
@@ -837,6 +862,22 @@ config_settle_hostname(struct config_reader *r)
 		snprintf(name, sizeof(name), "localhost");
 	r->cfg->server.hostname =
 	    config_yaml_strndup(r->tree, name, strlen(name));
+}
+
+static void
+config_settle_certificate(struct config_certificate *c, bool *any_default)
+{
+	c->n_pair = c->n_cert < c->n_key ? c->n_cert : c->n_key;
+	*any_default |= c->is_default;
+}
+
+static void
+config_settle_listener(const struct config *cfg, struct config_listener *l)
+{
+	if ((int)l->min_version == CONFIG_UNSET)
+		l->min_version = cfg->tls.min_version;
+	if ((int)l->profile == CONFIG_UNSET)
+		l->profile = cfg->tls.profile;
 }
 
 /* The environment wins, so that the secret need not be in any file. */
@@ -916,6 +957,11 @@ config_rule_certificates(struct config_reader *r)
 
 	for (i = 0; i < tls->n_certificate; i++) {
 		c = &tls->certificate[i];
+		if (c->n_cert != c->n_key &&
+		    config_at(r, "tls.certificate.%s.cert", c->name) &&
+		    config_at(r, "tls.certificate.%s.key", c->name))
+			config_error(r, "%zu beside %zu of cert (one for each)",
+			    c->n_key, c->n_cert);
 		if (!c->is_default)
 			continue;
 		if (first != NULL &&
@@ -1109,6 +1155,32 @@ config_rule_http(struct config_reader *r)
 	    config_at(r, "mapping.http.url"))
 		config_error(r,
 		    "nothing stands for the identifier (a URL with %%u)");
+}
+
+/* What is read and checked, so that a file can be shared with a later version,
+ * and nothing else. Defaults of single keys do no harm. */
+static void
+config_rule_unused(struct config_reader *r)
+{
+	const struct config *cfg = r->cfg;
+	const struct {
+		const char *key;
+		bool is_set;
+		const char *why;
+	} unused[] = {
+	    {"server.upgrade_grace", cfg->server.upgrade_grace != 3600 * 1000,
+		"this version cannot upgrade in place: ignored"},
+	    {"routing.guard", cfg->routing.guard != GUARD_WARN,
+		"this version has no guard: ignored"},
+	    {"state", cfg->state.present,
+		"this version keeps no state: ignored"},
+	    {"admin", cfg->admin.present,
+		"this version has no management listener: ignored"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(unused); i++)
+		if (unused[i].is_set && config_at(r, "%s", unused[i].key))
+			config_warn(r, "%s", unused[i].why);
 }
 
 static void

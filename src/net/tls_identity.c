@@ -258,8 +258,10 @@ tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
 	bool ok = true;
 
 	id->is_default = c->is_default;
-	id->pair = calloc(1, sizeof(*id->pair));
-	for (size_t j = 0; id->pair != NULL && j < 1; j++) {
+	if (c->n_pair == 0) /* told when the file was read */
+		return false;
+	id->pair = calloc(c->n_pair, sizeof(*id->pair));
+	for (size_t j = 0; id->pair != NULL && j < c->n_pair; j++) {
 		ok &= tls_pair_load(cfg, c, j, &id->pair[j], problems);
 		id->n_pairs++;
 		if (!ok || tls_identity_other_type(id, j))
@@ -383,7 +385,9 @@ tls_identity_self_signed(const struct config *cfg, struct tls_identity *id)
 	const char *host = cfg->server.hostname;
 
 	id->self_made = true;
-	id->pair = calloc(1, sizeof(*id->pair));
+	if (c->n_pair == 0) /* told when the file was read */
+		return false;
+	id->pair = calloc(c->n_pair, sizeof(*id->pair));
 	if (id->pair == NULL)
 		return false;
 	id->n_pairs = 1;
@@ -403,12 +407,12 @@ tls_pair_load(const struct config *cfg, const struct config_certificate *c,
 
 	tls_pair_key(c, "cert", i, cert_key, sizeof(cert_key));
 	tls_pair_key(c, "key", i, key_key, sizeof(key_key));
-	if (tls_common_load_cert(c->cert, &pair->cert, &pair->chain, &err) ==
+	if (tls_common_load_cert(c->cert[i], &pair->cert, &pair->chain, &err) ==
 	    -1) {
 		config_problem(cfg, problems, cert_key, "%s", err.text);
 		ok = false;
 	}
-	if (tls_common_load_key(c->key, &pair->key, &err) == -1) {
+	if (tls_common_load_key(c->key[i], &pair->key, &err) == -1) {
 		config_problem(cfg, problems, key_key, "%s", err.text);
 		ok = false;
 	}
@@ -417,7 +421,7 @@ tls_pair_load(const struct config *cfg, const struct config_certificate *c,
 	if (X509_check_private_key(pair->cert, pair->key) != 1) {
 		ERR_clear_error();
 		config_problem(cfg, problems, key_key,
-		    "does not belong to the certificate in %s", c->cert);
+		    "does not belong to the certificate in %s", c->cert[i]);
 		return false;
 	}
 	tls_pair_dates(cfg, cert_key, pair->cert, problems);

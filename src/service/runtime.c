@@ -93,9 +93,6 @@ runtime_load(struct runtime *rt, const struct runtime *old,
 	for (size_t i = 0; i < cfg->n_destination; i++)
 		rt->trust[i] = tls_trust_load(cfg, i, problems);
 	runtime_check_store(cfg, problems);
-	if (cfg->admin.present)
-		config_warning(cfg, problems, "admin",
-		    "this version has no management listener: ignored");
 	rt->table = store_table_load(cfg, problems);
 	rt->cache = runtime_cache(cfg, old);
 	return rt->cache != NULL && rt->table != NULL;
