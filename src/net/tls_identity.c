@@ -385,9 +385,7 @@ tls_identity_self_signed(const struct config *cfg, struct tls_identity *id)
 	const char *host = cfg->server.hostname;
 
 	id->self_made = true;
-	if (c->n_pair == 0) /* told when the file was read */
-		return false;
-	id->pair = calloc(c->n_pair, sizeof(*id->pair));
+	id->pair = calloc(1, sizeof(*id->pair));
 	if (id->pair == NULL)
 		return false;
 	id->n_pairs = 1;
@@ -445,7 +443,7 @@ static void
 tls_pair_key(const struct config_certificate *c, const char *which, size_t i,
     char *out, size_t size)
 {
-	if (1 > 1)
+	if (c->n_pair > 1)
 		snprintf(out, size, "tls.certificate.%s.%s[%zu]", c->name,
 		    which, i);
 	else
