@@ -16,8 +16,8 @@
 #include "config/config.h"
 #include "platform/err.h"
 
-/* A destination's trusted CAs and our certificate for it: read from disk once,
- * immutable, shared by the workers. */
+/* A destination's trusted CAs and our certificate for it, read from disk once;
+ * whether the backend takes ALPN. Shared by the workers. */
 struct tls_trust;
 
 /* Faults are problems at destination.NAME.tls_ca_file etc.; NULL then. */
@@ -30,18 +30,30 @@ void tls_trust_free(struct tls_trust **trust);
 struct tls_client;
 
 struct tls_client *tls_client_new(const struct config_destination *dest,
-    const struct tls_trust *trust, struct err *err);
+    struct tls_trust *trust, struct err *err);
 /* Connections may outlive it, whatever still arrives for them: a late ticket is
  * dropped. On the thread of those connections. */
 void tls_client_free(struct tls_client **tc);
 
-/* A connection's SSL with SNI, ALPN, verification, and a session to resume when
- * there is one (TLS 1.3 tickets serve once). The caller's; NULL: no memory. */
-SSL *tls_client_ssl(struct tls_client *tc);
+/* A connection's SSL with SNI, ALPN and verification; with resume also a
+ * session, if there is one whose certificates have not expired. The session is
+ * taken out: it comes back once it has served (tls_client_verified()), unless
+ * it is a TLS 1.3 ticket, which serves once. The caller's; NULL: no memory. */
+SSL *tls_client_ssl(struct tls_client *tc, bool resume);
 
 /* Whether ssl may carry a credential: handshake done, identity as configured,
  * no ALPN but pop3. For after the handshake, and again before the login. */
-bool tls_client_verified(const struct tls_client *tc, SSL *ssl,
+bool tls_client_verified(struct tls_client *tc, SSL *ssl,
     struct err *err) MUST_CHECK;
+
+/* Says why ssl's handshake failed; code: OpenSSL's, 0: the connection was
+ * closed. Returns true if a fresh connection, without resume, is worth a try:
+ * the backend may have disliked the session, and all of them are forgotten
+ * now; or "pop3" in ALPN, which this destination is not offered again. */
+bool tls_client_failed(struct tls_client *tc, SSL *ssl, unsigned long code,
+    struct err *err);
+
+/* For tests: sessions and their certificates seem s seconds older. */
+void tls_client_age(struct tls_client *tc, long s);
 
 #endif

@@ -1,12 +1,17 @@
 /* tls_client.c: TLS towards backends.
  *
- * Sessions are kept as objects on a small stack, newest on top. A TLS 1.3
- * ticket is popped for one use (RFC 8446 §C.4); a TLS 1.2 session stays. All of
- * them come from handshakes that passed this destination's own verification,
- * and go with the runtime when anything is configured anew. */
+ * Sessions are kept as objects on a small stack, newest on top, and popped for
+ * one use (TLS 1.3: RFC 8446 §C.4). A TLS 1.2 session is pushed back once it
+ * has served, so that one that makes the backend hang up or fall silent is
+ * never offered twice. All of them come from handshakes that passed this
+ * destination's own verification, and go with the runtime when anything is
+ * configured anew. A resumption verifies nothing: a session lives no longer
+ * than the chain that was verified for it. */
 
 #include "net/tls_client.h"
 
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -25,30 +30,47 @@ struct tls_trust {
 	X509 *cert; /* ours, or NULL */
 	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
+	atomic_bool no_alpn; /* the backend refuses "pop3" */
 };
+
+/* What a connection offered its backend. */
+enum tls_offer { OFFER_SESSION = 1, OFFER_ALPN = 2 };
 
 struct tls_client {
 	const struct config_destination *dest;
+	struct tls_trust *trust;
 	SSL_CTX *ctx;
 	SSL_SESSION *session[TLS_CLIENT_SESSIONS];
 	size_t n_sessions;
 };
 
 static int tls_client_index = -1; /* SSL_CTX ex data: its tls_client */
+static int tls_offer_index; /* SSL ex data: enum tls_offer's bits */
+static int tls_ends_index; /* SSL_SESSION ex data: time_t; 0: never */
 
 static void tls_trust_settle(X509_STORE *store);
 static bool tls_trust_store(struct tls_trust *t,
     const struct config_destination *d, struct err *err);
 static bool tls_trust_identity(struct tls_trust *t, const char *cert,
     const char *key, struct err *err);
-static bool tls_client_setup(struct tls_client *tc,
-    const struct tls_trust *trust);
+static bool tls_client_indices(void);
+static bool tls_client_setup(struct tls_client *tc);
 static struct tls_client *tls_client_of(const SSL *ssl);
 static int tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session);
+static void tls_client_keep(struct tls_client *tc, SSL_SESSION *session);
+static void tls_client_forget(struct tls_client *tc);
+static void tls_client_age_one(SSL_SESSION *session, long s);
+static time_t tls_client_chain_ends(const SSL *ssl);
+static time_t tls_client_ends(const SSL_SESSION *session);
 static int tls_client_verify_cb(X509_STORE_CTX *store, void *arg);
 static bool tls_client_pin_matches(const struct tls_client *tc, X509 *leaf);
+static bool tls_client_alive(const SSL_SESSION *session, time_t now);
 static SSL_SESSION *tls_client_session(struct tls_client *tc);
 static bool tls_client_name(const struct tls_client *tc, SSL *ssl);
+static bool tls_client_offer(struct tls_client *tc, SSL *ssl, bool resume);
+static unsigned tls_client_offered(const SSL *ssl);
+static bool tls_client_proves(const struct tls_client *tc, SSL *ssl,
+    struct err *err);
 
 struct tls_trust *
 tls_trust_load(const struct config *cfg, size_t destination,
@@ -149,8 +171,8 @@ tls_trust_free(struct tls_trust **tp)
 }
 
 struct tls_client *
-tls_client_new(const struct config_destination *dest,
-    const struct tls_trust *trust, struct err *err)
+tls_client_new(const struct config_destination *dest, struct tls_trust *trust,
+    struct err *err)
 {
 	struct tls_client *tc = calloc(1, sizeof(*tc));
 
@@ -159,9 +181,10 @@ tls_client_new(const struct config_destination *dest,
 		return NULL;
 	}
 	tc->dest = dest;
+	tc->trust = trust;
 	if (dest->pop3.tls == TLS_PLAIN)
 		return tc;
-	if (!tls_client_setup(tc, trust)) {
+	if (!tls_client_indices() || !tls_client_setup(tc)) {
 		err_set_ssl(err, "destination %s: cannot set up TLS",
 		    dest->name);
 		tls_client_free(&tc);
@@ -169,21 +192,33 @@ tls_client_new(const struct config_destination *dest,
 	return tc;
 }
 
+/* Only the main thread makes clients. */
 static bool
-tls_client_setup(struct tls_client *tc, const struct tls_trust *trust)
+tls_client_indices(void)
 {
+	if (tls_client_index != -1)
+		return true;
+	tls_offer_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	tls_ends_index =
+	    SSL_SESSION_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	if (tls_offer_index == -1 || tls_ends_index == -1)
+		return false;
+	tls_client_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	return tls_client_index != -1;
+}
+
+static bool
+tls_client_setup(struct tls_client *tc)
+{
+	const struct tls_trust *trust = tc->trust;
 	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 
 	tc->ctx = ctx;
 	if (ctx == NULL)
 		return false;
-	if (tls_client_index == -1)
-		tls_client_index =
-		    SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
 	tls_common_options(ctx);
 	if (SSL_CTX_set_ex_data(ctx, tls_client_index, tc) != 1 ||
-	    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1 ||
-	    SSL_CTX_set_alpn_protos(ctx, tls_alpn, sizeof(tls_alpn)) != 0)
+	    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1)
 		return false;
 	if (trust->cert != NULL &&
 	    SSL_CTX_use_cert_and_key(ctx, trust->cert, trust->key, trust->chain,
@@ -214,8 +249,7 @@ tls_client_free(struct tls_client **tcp)
 		SSL_CTX_set_ex_data(tc->ctx, tls_client_index, NULL);
 		SSL_CTX_set_cert_store(tc->ctx, NULL);
 	}
-	while (tc->n_sessions > 0)
-		SSL_SESSION_free(tc->session[--tc->n_sessions]);
+	tls_client_forget(tc);
 	SSL_CTX_free(tc->ctx);
 	free(tc);
 }
@@ -257,14 +291,31 @@ tls_client_pin_matches(const struct tls_client *tc, X509 *leaf)
 	    memcmp(digest, tc->dest->tls_pin, len) == 0;
 }
 
-/* A ticket has come. The oldest makes room. */
+/* A session or a ticket has come. A ticket of a resumed connection is a copy
+ * that has the end of the first one's chain. */
 static int
 tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session)
 {
 	struct tls_client *tc = tls_client_of(ssl);
+	time_t ends;
 
 	if (tc == NULL || !SSL_SESSION_is_resumable(session))
 		return 0;
+	if (tls_client_ends(session) == 0 && !tc->dest->tls_pinned &&
+	    !tc->dest->tls_allow_invalid_certs) {
+		ends = tls_client_chain_ends(ssl);
+		if (SSL_SESSION_set_ex_data(session, tls_ends_index,
+			(void *)(uintptr_t)ends) != 1)
+			return 0;
+	}
+	tls_client_keep(tc, session);
+	return 1; /* ours now */
+}
+
+/* Takes the reference. The oldest makes room. */
+static void
+tls_client_keep(struct tls_client *tc, SSL_SESSION *session)
+{
 	if (tc->n_sessions == TLS_CLIENT_SESSIONS) {
 		SSL_SESSION_free(tc->session[0]);
 		tc->n_sessions--;
@@ -272,27 +323,83 @@ tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session)
 		    tc->n_sessions * sizeof(tc->session[0]));
 	}
 	tc->session[tc->n_sessions++] = session;
-	return 1; /* ours now */
+}
+
+static void
+tls_client_forget(struct tls_client *tc)
+{
+	while (tc->n_sessions > 0)
+		SSL_SESSION_free(tc->session[--tc->n_sessions]);
+}
+
+/* When the first certificate of the verified chain expires. */
+static time_t
+tls_client_chain_ends(const SSL *ssl)
+{
+	STACK_OF(X509) *chain = SSL_get0_verified_chain(ssl);
+	time_t ends = 0;
+
+	for (int i = 0; i < sk_X509_num(chain); i++) {
+		const X509 *x = sk_X509_value(chain, i);
+		struct tm tm;
+		time_t t;
+
+		if (ASN1_TIME_to_tm(X509_get0_notAfter(x), &tm) != 1)
+			continue;
+		t = timegm(&tm);
+		if (ends == 0 || t < ends)
+			ends = t;
+	}
+	return ends;
+}
+
+static time_t
+tls_client_ends(const SSL_SESSION *session)
+{
+	return (time_t)(uintptr_t)SSL_SESSION_get_ex_data(session,
+	    tls_ends_index);
+}
+
+void
+tls_client_age(struct tls_client *tc, long s)
+{
+	for (size_t i = 0; i < tc->n_sessions; i++)
+		tls_client_age_one(tc->session[i], s);
+}
+
+static void
+tls_client_age_one(SSL_SESSION *session, long s)
+{
+	time_t ends = tls_client_ends(session);
+
+	SSL_SESSION_set_time(session, SSL_SESSION_get_time(session) - s);
+	if (ends != 0)
+		SSL_SESSION_set_ex_data(session, tls_ends_index,
+		    (void *)(uintptr_t)(ends - s));
+}
+
+static bool
+tls_client_alive(const SSL_SESSION *session, time_t now)
+{
+	long age = (long)now - SSL_SESSION_get_time(session);
+	time_t ends = tls_client_ends(session);
+
+	return age >= 0 && age < SSL_SESSION_get_timeout(session) &&
+	    (ends == 0 || now < ends);
 }
 
 /* The newest session that still lives, as the caller's reference. */
 static SSL_SESSION *
 tls_client_session(struct tls_client *tc)
 {
-	while (tc->n_sessions > 0) {
-		SSL_SESSION *s = tc->session[tc->n_sessions - 1];
-		long age = (long)time(NULL) - SSL_SESSION_get_time(s);
+	time_t now = time(NULL);
 
-		if (age < 0 || age >= SSL_SESSION_get_timeout(s)) {
-			SSL_SESSION_free(s);
-			tc->n_sessions--;
-			continue;
-		}
-		if (SSL_SESSION_get_protocol_version(s) >= TLS1_3_VERSION)
-			tc->n_sessions--;
-		else
-			SSL_SESSION_up_ref(s);
-		return s;
+	while (tc->n_sessions > 0) {
+		SSL_SESSION *s = tc->session[--tc->n_sessions];
+
+		if (tls_client_alive(s, now))
+			return s;
+		SSL_SESSION_free(s);
 	}
 	return NULL;
 }
@@ -317,26 +424,63 @@ tls_client_name(const struct tls_client *tc, SSL *ssl)
 }
 
 SSL *
-tls_client_ssl(struct tls_client *tc)
+tls_client_ssl(struct tls_client *tc, bool resume)
 {
 	SSL *ssl = SSL_new(tc->ctx);
-	SSL_SESSION *session;
 
-	if (ssl == NULL || !tls_client_name(tc, ssl)) {
+	if (ssl == NULL || !tls_client_name(tc, ssl) ||
+	    !tls_client_offer(tc, ssl, resume)) {
 		ERR_clear_error();
 		SSL_free(ssl);
 		return NULL;
 	}
-	session = tls_client_session(tc);
-	if (session != NULL) {
-		SSL_set_session(ssl, session);
-		SSL_SESSION_free(session);
-	}
 	return ssl;
 }
 
+static bool
+tls_client_offer(struct tls_client *tc, SSL *ssl, bool resume)
+{
+	SSL_SESSION *session = resume ? tls_client_session(tc) : NULL;
+	unsigned offer = 0;
+
+	if (session != NULL && SSL_set_session(ssl, session) == 1)
+		offer |= OFFER_SESSION;
+	SSL_SESSION_free(session);
+	if (!atomic_load(&tc->trust->no_alpn)) {
+		if (SSL_set_alpn_protos(ssl, tls_alpn, sizeof(tls_alpn)) != 0)
+			return false;
+		offer |= OFFER_ALPN;
+	}
+	return SSL_set_ex_data(ssl, tls_offer_index,
+		   (void *)(uintptr_t)offer) == 1;
+}
+
+static unsigned
+tls_client_offered(const SSL *ssl)
+{
+	return (unsigned)(uintptr_t)SSL_get_ex_data(ssl, tls_offer_index);
+}
+
 bool
-tls_client_verified(const struct tls_client *tc, SSL *ssl, struct err *err)
+tls_client_verified(struct tls_client *tc, SSL *ssl, struct err *err)
+{
+	unsigned offer = tls_client_offered(ssl);
+
+	if (!tls_client_proves(tc, ssl, err))
+		return false;
+	/* OpenSSL does not call back for a TLS 1.2 session that has served,
+	 * nor for the new ticket that may have come with it. */
+	if (offer & OFFER_SESSION && SSL_session_reused(ssl) == 1 &&
+	    SSL_version(ssl) < TLS1_3_VERSION) {
+		tls_client_keep(tc, SSL_get1_session(ssl));
+		SSL_set_ex_data(ssl, tls_offer_index,
+		    (void *)(uintptr_t)(offer & ~(unsigned)OFFER_SESSION));
+	}
+	return true;
+}
+
+static bool
+tls_client_proves(const struct tls_client *tc, SSL *ssl, struct err *err)
 {
 	const struct config_destination *d = tc->dest;
 	const unsigned char *alpn;
@@ -366,4 +510,31 @@ tls_client_verified(const struct tls_client *tc, SSL *ssl, struct err *err)
 		return false;
 	}
 	return true;
+}
+
+bool
+tls_client_failed(struct tls_client *tc, SSL *ssl, unsigned long code,
+    struct err *err)
+{
+	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
+	long verify = SSL_get_verify_result(ssl);
+	unsigned offer = tls_client_offered(ssl);
+
+	if (verify != X509_V_OK) {
+		err_set(err, "the certificate is refused: %s",
+		    X509_verify_cert_error_string(verify));
+		return false;
+	}
+	err_set(err, "TLS handshake failed: %s",
+	    reason != NULL ? reason : "connection closed");
+	if (offer & OFFER_ALPN &&
+	    ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL) {
+		atomic_store(&tc->trust->no_alpn, true);
+		return true;
+	}
+	if (offer & OFFER_SESSION) {
+		tls_client_forget(tc);
+		return true;
+	}
+	return false;
 }

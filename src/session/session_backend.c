@@ -100,6 +100,7 @@ struct backend {
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
 	unsigned retries; /* left */
+	bool tls_again; /* a handshake failed for what it offered */
 	struct addr after; /* the last connection was there and failed */
 	bool xclient_offered;
 	bool credentials_out; /* on this connection */
@@ -121,6 +122,7 @@ static bool backend_plain(struct backend *b, int fd);
 static void backend_tls(struct backend *b, int fd);
 static void backend_handshaken(struct backend *b);
 static void backend_handshake_failed(struct backend *b);
+static void backend_tls_again(struct backend *b, const char *reason);
 static void backend_reset(struct backend *b);
 static void backend_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_fail(struct backend *b, enum failure why,
@@ -315,7 +317,8 @@ backend_tls(struct backend *b, int fd)
 	struct session *s = b->s;
 
 	backend_enter(b, BACKEND_HANDSHAKE);
-	b->ssl = tls_client_ssl(s->slice->tls_client[s->destination]);
+	b->ssl =
+	    tls_client_ssl(s->slice->tls_client[s->destination], !b->tls_again);
 	if (b->ssl != NULL)
 		b->bev = bufferevent_openssl_socket_new(s->env->base, fd,
 		    b->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
@@ -351,21 +354,39 @@ backend_handshaken(struct backend *b)
 static void
 backend_handshake_failed(struct backend *b)
 {
+	struct session *s = b->s;
 	unsigned long code = bufferevent_get_openssl_error(b->bev);
-	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
 	long verify = SSL_get_verify_result(b->ssl);
-	char text[256];
+	struct err err = {""};
+	bool again = tls_client_failed(s->slice->tls_client[s->destination],
+	    b->ssl, code, &err);
 
 	ERR_clear_error();
-	if (verify != X509_V_OK)
-		snprintf(text, sizeof(text), "the certificate is refused: %s",
-		    X509_verify_cert_error_string(verify));
+	if (again && !b->tls_again)
+		backend_tls_again(b, err.text);
 	else
-		snprintf(text, sizeof(text), "TLS handshake failed: %s",
-		    reason != NULL ? reason : "connection closed");
-	backend_fail(b,
-	    reason != NULL || verify != X509_V_OK ? FAIL_TLS : FAIL_CLOSED,
-	    text);
+		backend_fail(b,
+		    code != 0 || verify != X509_V_OK ? FAIL_TLS : FAIL_CLOSED,
+		    err.text);
+}
+
+/* A handshake failed for what it offered: once more with less, on the same
+ * address. Nobody is to blame. */
+static void
+backend_tls_again(struct backend *b, const char *reason)
+{
+	static const struct timeval at_once = {0, 0};
+	struct log_line l;
+
+	session_log(&l, LOG_INFO, b->s,
+	    "trying the backend again with a plainer TLS handshake");
+	log_cstr(&l, "destination", b->dest->name);
+	log_cstr(&l, "reason", reason);
+	log_end(&l);
+	b->tls_again = true;
+	backend_reset(b);
+	backend_enter(b, BACKEND_CONNECT);
+	evtimer_add(b->pause, &at_once);
 }
 
 /* Back to before the connection; what this login knows so far stays. */

@@ -17,14 +17,15 @@
 #include "net/tls_server.h"
 
 #define DAY_MS (24ull * 3600 * 1000)
+#define TEN_DAYS (10 * 86400L)
 
 static char dir[64];
 static struct config_problems problems;
 
 /* A self-signed certificate for names ("DNS:a,DNS:b") as DIR/name.pem, its key,
- * which it frees, as DIR/name.key; days: until it expires. */
+ * which it frees, as DIR/name.key; life: seconds until it expires. */
 static void
-make_cert(const char *name, const char *sans, int days, EVP_PKEY *key)
+make_cert(const char *name, const char *sans, long life, EVP_PKEY *key)
 {
 	X509 *x = X509_new();
 	X509_EXTENSION *ext;
@@ -35,7 +36,7 @@ make_cert(const char *name, const char *sans, int days, EVP_PKEY *key)
 	X509_set_version(x, X509_VERSION_3);
 	ASN1_INTEGER_set_uint64(X509_get_serialNumber(x), 1);
 	X509_gmtime_adj(X509_getm_notBefore(x), -10L * 86400);
-	X509_gmtime_adj(X509_getm_notAfter(x), days * 86400L);
+	X509_gmtime_adj(X509_getm_notAfter(x), life);
 	X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
 	    (const unsigned char *)name, -1, -1, 0);
 	X509_set_issuer_name(x, X509_get_subject_name(x));
@@ -67,17 +68,19 @@ setup(void)
 	tls_tickets_init();
 	strcpy(dir, "/tmp/test_tls.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
-	make_cert("one", "DNS:mail.example.com,DNS:*.wild.example", 10,
+	make_cert("one", "DNS:mail.example.com,DNS:*.wild.example", TEN_DAYS,
 	    EVP_EC_gen("P-256"));
-	make_cert("two", "DNS:other.example.net", 10, EVP_EC_gen("P-256"));
-	make_cert("old", "DNS:mail.example.com", -1, EVP_EC_gen("P-256"));
-	make_cert("rsa", "DNS:rsa.example.net", 10, EVP_RSA_gen(2048));
+	make_cert("two", "DNS:other.example.net", TEN_DAYS,
+	    EVP_EC_gen("P-256"));
+	make_cert("old", "DNS:mail.example.com", -86400, EVP_EC_gen("P-256"));
+	make_cert("rsa", "DNS:rsa.example.net", TEN_DAYS, EVP_RSA_gen(2048));
+	make_cert("soon", "DNS:mail.example.com", 1000, EVP_EC_gen("P-256"));
 }
 
 static void
 teardown(void)
 {
-	static const char *const names[] = {"one", "two", "old", "rsa"};
+	static const char *const names[] = {"one", "two", "old", "rsa", "soon"};
 	char path[128];
 
 	config_problems_clear(&problems);
@@ -167,26 +170,34 @@ read_byte(SSL *ssl)
 	ck_abort_msg("nothing but records without data");
 }
 
-/* Runs both ends until both are done or one has failed. */
-static bool
-shake(SSL *client, SSL *server)
+/* Runs both ends until both are done or one has failed; returns the client's
+ * error then. */
+static unsigned long
+shake_code(SSL *client, SSL *server)
 {
 	BIO *a, *b;
+	unsigned long code = 0;
 
 	ck_assert_int_eq(BIO_new_bio_pair(&a, 0, &b, 0), 1);
 	SSL_set_bio(client, a, a);
 	SSL_set_bio(server, b, b);
 	SSL_set_connect_state(client);
 	SSL_set_accept_state(server);
-	for (int i = 0; i < 10; i++) {
-		int c = SSL_do_handshake(client), s = SSL_do_handshake(server);
+	for (int i = 0; i < 10 && code == 0; i++) {
+		int c = SSL_do_handshake(client);
 
-		if ((c <= 0 &&
-			SSL_get_error(client, c) != SSL_ERROR_WANT_READ) ||
-		    (s <= 0 && SSL_get_error(server, s) != SSL_ERROR_WANT_READ))
-			break;
+		if (c <= 0 && SSL_get_error(client, c) != SSL_ERROR_WANT_READ)
+			code = ERR_peek_error();
+		SSL_do_handshake(server);
+		ERR_clear_error();
 	}
-	ERR_clear_error();
+	return code;
+}
+
+static bool
+shake(SSL *client, SSL *server)
+{
+	shake_code(client, server);
 	if (!SSL_is_init_finished(client) || !SSL_is_init_finished(server))
 		return false;
 	/* The ticket is behind the handshake. */
@@ -195,16 +206,20 @@ shake(SSL *client, SSL *server)
 	return true;
 }
 
-/* One connection between the two; what the client would say of it. */
+/* One connection between the two, the server's up to that version (0: any);
+ * what the client would say of it. */
 static bool
-connected(struct pair *p, struct tls_server *server, bool *resumed_out)
+connected_by(struct pair *p, struct tls_server *server, int version,
+    bool *resumed_out)
 {
-	SSL *c = tls_client_ssl(p->client), *s = tls_server_ssl(server, 0);
+	SSL *c = tls_client_ssl(p->client, true);
+	SSL *s = tls_server_ssl(server, 0);
 	struct err err;
 	bool ok;
 
 	ck_assert_ptr_nonnull(c);
 	ck_assert_ptr_nonnull(s);
+	SSL_set_max_proto_version(s, version);
 	ok = shake(c, s);
 	if (ok)
 		ok = tls_client_verified(p->client, c, &err);
@@ -218,6 +233,12 @@ connected(struct pair *p, struct tls_server *server, bool *resumed_out)
 	SSL_free(c);
 	SSL_free(s);
 	return ok;
+}
+
+static bool
+connected(struct pair *p, struct tls_server *server, bool *resumed_out)
+{
+	return connected_by(p, server, 0, resumed_out);
 }
 
 START_TEST(certificates_are_chosen_by_name)
@@ -385,7 +406,7 @@ START_TEST(a_connection_outlives_its_client_and_server)
 	SSL *c, *s;
 
 	pair_open(&p, "one", "tls_allow_invalid_certs: true");
-	c = tls_client_ssl(p.client);
+	c = tls_client_ssl(p.client, true);
 	s = tls_server_ssl(p.server, 0);
 	ck_assert(shake(c, s));
 	/* A ticket that nobody has read yet. */
@@ -424,7 +445,7 @@ START_TEST(a_read_takes_one_record_without_data)
 	SSL *end[2];
 
 	pair_open(&p, "one", "tls_allow_invalid_certs: true");
-	end[0] = tls_client_ssl(p.client);
+	end[0] = tls_client_ssl(p.client, true);
 	end[1] = tls_server_ssl(p.server, 0);
 	ck_assert(shake(end[0], end[1]));
 	for (int i = 0; i < 2; i++) {
@@ -490,6 +511,141 @@ START_TEST(a_session_resumes_only_under_the_same_policy)
 }
 END_TEST
 
+/* Farms behind one name with different ticket keys. */
+START_TEST(a_session_that_a_handshake_failed_with_is_thrown_away)
+{
+	static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+	struct err err;
+	struct pair p;
+	bool resumed;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	for (size_t i = 0; i < ARRAY_LEN(versions); i++) {
+		SSL *c;
+
+		for (int n = 0; n < 5; n++) {
+			ck_assert(connected_by(&p, p.server, versions[i],
+			    &resumed));
+			ck_assert(resumed == (n > 0));
+		}
+		c = tls_client_ssl(p.client, true);
+		ck_assert(tls_client_failed(p.client, c, 0, &err));
+		ck_assert_str_eq(err.text,
+		    "TLS handshake failed: connection closed");
+		SSL_free(c);
+		/* Without one there is nothing to try again without. */
+		c = tls_client_ssl(p.client, true);
+		ck_assert(!tls_client_failed(p.client, c, 0, &err));
+		SSL_free(c);
+	}
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(a_connection_without_resume_offers_no_session)
+{
+	struct pair p;
+	SSL *c, *s;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	ck_assert(connected(&p, p.server, NULL));
+	c = tls_client_ssl(p.client, false);
+	s = tls_server_ssl(p.server, 0);
+	ck_assert(shake(c, s));
+	ck_assert(!SSL_session_reused(c));
+	SSL_free(c);
+	SSL_free(s);
+	pair_close(&p);
+}
+END_TEST
+
+/* A session that the backend answers with silence is not offered again. */
+START_TEST(a_session_is_offered_by_one_connection_at_a_time)
+{
+	struct pair p;
+	bool resumed;
+	SSL *c;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	ck_assert(connected_by(&p, p.server, TLS1_2_VERSION, NULL));
+	c = tls_client_ssl(p.client, true);
+	ck_assert(connected_by(&p, p.server, TLS1_2_VERSION, &resumed));
+	ck_assert(!resumed);
+	SSL_free(c);
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(sessions_end_with_the_certificate)
+{
+	static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+	char dest[128];
+	struct pair p;
+	bool resumed;
+
+	snprintf(dest, sizeof(dest), "tls_ca_file: %s/soon.pem", dir);
+	for (size_t i = 0; i < ARRAY_LEN(versions); i++) {
+		pair_open(&p, "soon", dest);
+		for (int n = 0; n < 5; n++) {
+			ck_assert(connected_by(&p, p.server, versions[i],
+			    &resumed));
+			ck_assert(resumed == (n > 0));
+			/* Each resumption has brought a session that knows. */
+			tls_client_age(p.client, 150);
+		}
+		tls_client_age(p.client, 300);
+		ck_assert(connected_by(&p, p.server, versions[i], &resumed));
+		ck_assert(!resumed);
+		pair_close(&p);
+	}
+}
+END_TEST
+
+static int
+refuse_alpn_cb(SSL *ssl UNUSED, const unsigned char **out UNUSED,
+    unsigned char *len UNUSED, const unsigned char *in UNUSED,
+    unsigned int in_len UNUSED, void *arg UNUSED)
+{
+	return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* nginx stream, Traefik, Go programs with an ALPN list of their own. */
+START_TEST(alpn_that_is_refused_is_not_offered_again)
+{
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+	struct tls_client *other;
+	char path[128];
+	struct err err;
+	struct pair p;
+	unsigned long code;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	other = tls_client_new(&p.cfg->destination[0], p.trust, &err);
+	snprintf(path, sizeof(path), "%s/one.pem", dir);
+	SSL_CTX_use_certificate_file(ctx, path, SSL_FILETYPE_PEM);
+	snprintf(path, sizeof(path), "%s/one.key", dir);
+	SSL_CTX_use_PrivateKey_file(ctx, path, SSL_FILETYPE_PEM);
+	SSL_CTX_set_alpn_select_cb(ctx, refuse_alpn_cb, NULL);
+	for (int i = 0; i < 3; i++) {
+		/* What one worker has learnt the other one knows. */
+		struct tls_client *tc = i == 2 ? other : p.client;
+		SSL *c = tls_client_ssl(tc, i != 1), *s = SSL_new(ctx);
+
+		code = shake_code(c, s);
+		ck_assert((code != 0) == (i == 0));
+		if (i == 0)
+			ck_assert(tls_client_failed(tc, c, code, &err));
+		else
+			ck_assert(tls_client_verified(tc, c, &err));
+		SSL_free(c);
+		SSL_free(s);
+	}
+	SSL_CTX_free(ctx);
+	tls_client_free(&other);
+	pair_close(&p);
+}
+END_TEST
+
 START_TEST(a_ticket_outlives_one_rotation_and_not_two)
 {
 	struct pair p;
@@ -546,6 +702,12 @@ main(void)
 	tcase_add_test(tc, a_handshake_outlives_its_server);
 	tcase_add_test(tc, a_read_takes_one_record_without_data);
 	tcase_add_test(tc, a_session_resumes_only_under_the_same_policy);
+	tcase_add_test(tc,
+	    a_session_that_a_handshake_failed_with_is_thrown_away);
+	tcase_add_test(tc, a_connection_without_resume_offers_no_session);
+	tcase_add_test(tc, a_session_is_offered_by_one_connection_at_a_time);
+	tcase_add_test(tc, sessions_end_with_the_certificate);
+	tcase_add_test(tc, alpn_that_is_refused_is_not_offered_again);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	suite_add_tcase(suite, tc);
