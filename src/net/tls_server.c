@@ -58,6 +58,7 @@ static bool tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx);
 static bool tls_policy_session_context(const struct tls_policy *p,
     SSL_CTX *ctx);
 static int tls_server_hello_cb(SSL *ssl, int *alert, void *arg);
+static int tls_server_name_cb(SSL *ssl, int *alert, void *arg);
 static int tls_server_alpn_cb(SSL *ssl, const unsigned char **out,
     unsigned char *out_len, const unsigned char *in, unsigned int in_len,
     void *arg);
@@ -127,6 +128,7 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 		SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_timeout(ctx, TLS_TICKET_LIFE_S);
+	SSL_CTX_set_tlsext_servername_callback(ctx, tls_server_name_cb);
 	SSL_CTX_set_alpn_select_cb(ctx, tls_server_alpn_cb, NULL);
 	SSL_CTX_set_client_hello_cb(ctx, tls_server_hello_cb, ts);
 	tls_policy_make(&policy, &cfg->tls, l);
@@ -259,6 +261,14 @@ tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
 		return SSL_CLIENT_HELLO_ERROR;
 	}
 	return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+/* The certificate is chosen already. That the name is acknowledged makes OpenSSL
+ * keep it in the session, where TLS 1.2 has it from when it resumes. */
+static int
+tls_server_name_cb(SSL *ssl UNUSED, int *alert UNUSED, void *arg UNUSED)
+{
+	return SSL_TLSEXT_ERR_OK;
 }
 
 const char *

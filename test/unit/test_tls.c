@@ -646,6 +646,40 @@ START_TEST(alpn_that_is_refused_is_not_offered_again)
 }
 END_TEST
 
+/* A backend hears it as DESTNAME. */
+START_TEST(the_server_name_survives_a_resumption)
+{
+	static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+	char sni[] = "other.example.net";
+	struct pair p;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	for (size_t i = 0; i < ARRAY_LEN(versions); i++) {
+		SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+		SSL_SESSION *session = NULL;
+
+		SSL_CTX_set_max_proto_version(ctx, versions[i]);
+		for (int n = 0; n < 3; n++) {
+			SSL *c = SSL_new(ctx), *s = tls_server_ssl(p.server, 0);
+
+			SSL_set_tlsext_host_name(c, sni);
+			SSL_set_session(c, session);
+			SSL_SESSION_free(session);
+			ck_assert(shake(c, s));
+			ck_assert(SSL_session_reused(s) == (n > 0));
+			ck_assert_str_eq(tls_server_sni(s), sni);
+			session = SSL_get1_session(c);
+			SSL_shutdown(c);
+			SSL_free(c);
+			SSL_free(s);
+		}
+		SSL_SESSION_free(session);
+		SSL_CTX_free(ctx);
+	}
+	pair_close(&p);
+}
+END_TEST
+
 START_TEST(a_ticket_outlives_one_rotation_and_not_two)
 {
 	struct pair p;
@@ -708,6 +742,7 @@ main(void)
 	tcase_add_test(tc, a_session_is_offered_by_one_connection_at_a_time);
 	tcase_add_test(tc, sessions_end_with_the_certificate);
 	tcase_add_test(tc, alpn_that_is_refused_is_not_offered_again);
+	tcase_add_test(tc, the_server_name_survives_a_resumption);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	suite_add_tcase(suite, tc);
