@@ -67,4 +67,8 @@ void log_finish(struct log_line *l);
  * are no log line. Returns out. */
 const char *log_escape(const char *value, size_t len, char *out, size_t size);
 
+/* The same for longer texts: shows as many octets as out has room for. */
+const char *log_escape_all(const char *value, size_t len, char *out,
+    size_t size);
+
 #endif

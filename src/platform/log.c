@@ -27,6 +27,8 @@ static bool log_shown(const unsigned char *s, size_t len);
 static void log_key(struct log_line *l, const char *key);
 static void log_value(struct log_line *l, const char *value, size_t len,
     bool field);
+static const char *log_escape_into(const char *value, size_t cap, bool cut,
+    char *out, size_t size);
 static bool log_quoted(const char *value, size_t len);
 
 void
@@ -160,9 +162,23 @@ log_shown(const unsigned char *s, size_t len)
 const char *
 log_escape(const char *value, size_t len, char *out, size_t size)
 {
+	bool cut = len > LOG_FIELD_MAX;
+
+	return log_escape_into(value, cut ? LOG_FIELD_MAX : len, cut, out,
+	    size);
+}
+
+const char *
+log_escape_all(const char *value, size_t len, char *out, size_t size)
+{
+	return log_escape_into(value, len, false, out, size);
+}
+
+static const char *
+log_escape_into(const char *value, size_t cap, bool cut, char *out, size_t size)
+{
 	const unsigned char *s = (const unsigned char *)value;
-	size_t cap = len < LOG_FIELD_MAX ? len : LOG_FIELD_MAX, o = 0, i = 0;
-	bool cut = len > cap;
+	size_t o = 0, i = 0;
 
 	while (i < cap) {
 		size_t n = log_utf8(s + i, cap - i);

@@ -86,6 +86,21 @@ listen_open(const struct addr *addr, struct err *err)
 	return fd;
 }
 
+void
+listen_give(const struct config *cfg, int fd)
+{
+	struct err err;
+	uid_t uid = 0;
+	gid_t gid;
+
+	if (geteuid() != 0 || cfg->server.user[0] == '\0' ||
+	    listen_user(cfg, &uid, &gid, &err) == -1)
+		return;
+	if (fchown(fd, uid, (gid_t)-1) == -1)
+		log_msg(LOG_WARNING, "cannot give a listening socket away: %s",
+		    strerror(errno));
+}
+
 /* And his own group. */
 static int
 listen_user(const struct config *cfg, uid_t *uid, gid_t *gid, struct err *err)

@@ -16,6 +16,10 @@ int listen_check(const struct addr *addr, struct err *err) MUST_CHECK;
  * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
 int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 
+/* As root with server.user: makes that user the owner of a listening socket, so
+ * that after the change of user a reload can bind siblings beside it. */
+void listen_give(const struct config *cfg, int fd);
+
 /* Adds what is wrong with server.user and server.group, as errors or as
  * warnings. For who is root, or has begun as root: nobody else becomes that
  * user. */

@@ -9,18 +9,19 @@
 #include "server/server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <event2/event.h>
 #include <utlist.h>
 
+#include "binds.h"
 #include "handed.h"
 #include "listen.h"
 #include "platform/clock.h"
@@ -37,7 +38,8 @@
 
 #define SERVER_TICK_S 60 /* housekeeping: ticket keys */
 #define SERVER_STATUS_S 10 /* the service manager's status line */
-#define SERVER_STATUS_MAX 128
+#define SERVER_FAILED_MAX 256
+#define SERVER_STATUS_MAX (SERVER_FAILED_MAX + 160)
 #define SERVER_STOP_MARGIN_MS 10000 /* from the end of the grace to our own */
 
 /* A worker's word that its last session is gone. */
@@ -64,6 +66,9 @@ struct server {
 	struct pulse *pulse;
 	bool announce; /* "ready" is to be said when the workers answer */
 	bool watched, draining, logs;
+	unsigned generation; /* of the runtime, 1 from the start */
+	time_t reloaded; /* 0: not yet */
+	char failed[SERVER_FAILED_MAX]; /* why the last reload did, or "" */
 	char status[SERVER_STATUS_MAX]; /* as said last */
 };
 
@@ -83,15 +88,7 @@ static int server_set_up(struct server *sv, const struct config *cfg,
 static int server_go(struct server *sv, struct err *err);
 static void server_failed(const struct server *sv, const struct err *err);
 static int server_publish(struct server *sv, struct runtime *rt,
-    struct err *err);
-static bool server_bound(const struct server *sv, const struct addr *addr);
-static struct worker_count *server_count(struct server *sv, const char *name);
-static int server_binds(struct server *sv, const struct runtime *rt,
-    struct worker_bind *binds, size_t n, struct err *err);
-static int server_bind(struct server *sv, const struct addr *addr,
-    struct worker_bind *binds, size_t stride, struct err *err);
-static int server_share(const struct addr *addr, int fd, struct err *err);
-static size_t server_n_binds(const struct config *cfg);
+    struct config_problems *problems);
 static bool server_signals(struct server *sv);
 static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
 static void server_reload(struct server *sv);
@@ -99,6 +96,8 @@ static void server_reload_host(const struct server *sv,
     const struct config *cfg, struct log_sink **sink,
     struct config_problems *problems);
 static void server_reloaded(struct server *sv, struct log_sink **sink);
+static void server_not_reloaded(struct server *sv,
+    const struct config_problems *problems);
 static bool server_is_new(const char *started, const char *now);
 static void server_log_waits(const char *key);
 static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
@@ -297,10 +296,13 @@ server_start(struct server *sv, struct config *cfg,
 		goto out;
 	}
 	sv->logs = true;
-	server_log_problems(problems);
-	if (server_publish(sv, rt, &err) == -1)
+	if (server_publish(sv, rt, problems) == -1) {
+		server_report(problems);
+		server_log_problems(problems);
 		goto out;
+	}
 	rt = NULL;
+	server_log_problems(problems);
 	if (listen_drop_privileges(cfg, &err) == -1)
 		status = EX_NOPERM;
 	else if (server_go(sv, &err) == 0)
@@ -357,154 +359,38 @@ server_failed(const struct server *sv, const struct err *err)
 		log_msg(LOG_ERR, "%s", err->text);
 }
 
-static size_t
-server_n_binds(const struct config *cfg)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < cfg->n_listener; i++)
-		n += cfg->listener[i].n_bind;
-	return n;
-}
-
-static bool
-server_bound(const struct server *sv, const struct addr *addr)
-{
-	const struct config *cfg;
-
-	if (sv->rt == NULL)
-		return false;
-	cfg = sv->rt->cfg;
-	for (size_t i = 0; i < cfg->n_listener; i++)
-		for (size_t j = 0; j < cfg->listener[i].n_bind; j++)
-			if (addr_same_ip(&cfg->listener[i].bind[j], addr) &&
-			    addr_port(&cfg->listener[i].bind[j]) ==
-				addr_port(addr))
-				return true;
-	return false;
-}
-
-/* Counts outlive reloads: connections do. */
-static struct worker_count *
-server_count(struct server *sv, const char *name)
-{
-	struct worker_count *c;
-
-	LL_FOREACH (sv->counts, c)
-		if (strcmp(c->name, name) == 0)
-			return c;
-	c = calloc(1, sizeof(*c) + strlen(name) + 1);
-	if (c == NULL)
-		return NULL;
-	strcpy(c->name, name);
-	LL_PREPEND(sv->counts, c);
-	return c;
-}
-
-/* One row per listener, address and worker; opens what is not open yet. */
+/* Hands the runtime to the workers. -1: a problem was added, nothing has
+ * changed, and rt is still the caller's. */
 static int
-server_binds(struct server *sv, const struct runtime *rt,
-    struct worker_bind *binds, size_t n, struct err *err)
+server_publish(struct server *sv, struct runtime *rt,
+    struct config_problems *problems)
 {
-	const struct config *cfg = rt->cfg;
-	size_t row = 0;
+	struct binds_spec spec = {
+	    .cfg = rt->cfg,
+	    .old = sv->rt != NULL ? sv->rt->cfg : NULL,
+	    .handed = &sv->handed,
+	    .counts = &sv->counts,
+	    .n_workers = sv->n_workers,
+	};
+	struct binds binds;
 
-	for (size_t i = 0; i < cfg->n_listener; i++) {
-		struct worker_count *count =
-		    server_count(sv, cfg->listener[i].name);
-
-		if (count == NULL)
-			return err_set(err, "out of memory");
-		for (size_t j = 0; j < cfg->listener[i].n_bind; j++, row++) {
-			const struct addr *addr = &cfg->listener[i].bind[j];
-
-			for (size_t w = 0; w < sv->n_workers; w++) {
-				struct worker_bind *b = &binds[w * n + row];
-
-				b->addr = *addr;
-				b->listener = i;
-				b->count = count;
-			}
-			if (!server_bound(sv, addr) &&
-			    server_bind(sv, addr, &binds[row], n, err) == -1)
-				return -1;
-		}
-	}
-	return handed_check(&sv->handed, err);
-}
-
-/* A socket for each worker: those that were handed in first. */
-static int
-server_bind(struct server *sv, const struct addr *addr,
-    struct worker_bind *binds, size_t stride, struct err *err)
-{
-	int first = handed_take(&sv->handed, addr);
-
-	if (first == -1 && listen_check(addr, err) == -1)
+	if (binds_open(&binds, &spec, problems) == -1)
 		return -1;
-	for (size_t w = 0; w < sv->n_workers; w++) {
-		int *fd = &binds[w * stride].fd;
-
-		*fd = w == 0 ? first : handed_take(&sv->handed, addr);
-		if (*fd == -1 && first != -1)
-			*fd = server_share(addr, first, err);
-		else if (*fd == -1)
-			*fd = listen_open(addr, err);
-		if (*fd == -1)
-			return -1;
-	}
-	return 0;
-}
-
-/* Beside a socket that was handed in: another one, if whoever opened that let
- * it have siblings and is the same user; else it is shared. */
-static int
-server_share(const struct addr *addr, int fd, struct err *err)
-{
-	struct err refused;
-	int own = listen_open(addr, &refused);
-
-	if (own == -1)
-		own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (own == -1)
-		return err_set(err, "cannot share a socket: %s",
-		    strerror(errno));
-	return own;
-}
-
-/* Hands the runtime to the workers. -1: nothing has changed, rt is still the
- * caller's. */
-static int
-server_publish(struct server *sv, struct runtime *rt, struct err *err)
-{
-	size_t n = server_n_binds(rt->cfg), all = n * sv->n_workers;
-	struct worker_bind *binds = calloc(all + 1, sizeof(*binds));
-
-	if (binds == NULL)
-		return err_set(err, "out of memory");
-	for (size_t i = 0; i < all; i++)
-		binds[i].fd = -1;
-	if (server_binds(sv, rt, binds, n, err) == -1) {
-		for (size_t i = 0; i < all; i++)
-			if (binds[i].fd != -1)
-				close(binds[i].fd);
-		free(binds);
-		return -1;
-	}
 	runtime_publish(rt);
 	for (size_t i = 0; i < sv->n_workers; i++) {
-		if (worker_publish(sv->worker[i], rt->slice[i], &binds[i * n],
-			n))
+		if (worker_publish(sv->worker[i], rt->slice[i],
+			binds_of(&binds, i), binds.n))
 			continue;
 		/* Half published cannot be taken back: out of memory. */
 		log_msg(LOG_ERR, "out of memory");
 		log_sink_flush();
 		abort();
 	}
-	free(binds);
+	binds_clear(&binds);
 	handed_clear(&sv->handed);
 	runtime_unref(&sv->rt);
 	sv->rt = rt;
+	sv->generation++;
 	return 0;
 }
 
@@ -573,26 +459,32 @@ server_reload(struct server *sv)
 	struct config *cfg = server_load(sv->path, &problems);
 	struct log_sink *sink = NULL;
 	struct runtime *rt = NULL;
-	struct err err = {""};
 
 	if (cfg != NULL) {
 		server_reload_host(sv, cfg, &sink, &problems);
 		rt = runtime_new(cfg, sv->rt, sv->runtime_worker, sv->n_workers,
 		    &problems);
 	}
-	server_log_problems(&problems);
-	config_problems_clear(&problems);
-	if (rt != NULL && server_publish(sv, rt, &err) == -1)
+	if (rt != NULL && server_publish(sv, rt, &problems) == -1)
 		runtime_discard(&rt);
-	if (rt == NULL) {
-		log_sink_free(&sink);
-		log_msg(LOG_ERR,
-		    "reload failed%s%s; the old configuration "
-		    "stays",
-		    err.text[0] != '\0' ? ": " : "", err.text);
-		return;
-	}
-	server_reloaded(sv, &sink);
+	server_log_problems(&problems);
+	if (rt != NULL)
+		server_reloaded(sv, &sink);
+	else
+		server_not_reloaded(sv, &problems);
+	log_sink_free(&sink);
+	config_problems_clear(&problems);
+}
+
+/* The service manager's status shows the first problem until a reload works.
+ * It takes one line of UTF-8 only. */
+static void
+server_not_reloaded(struct server *sv, const struct config_problems *problems)
+{
+	const char *why = problems->error[0];
+
+	log_msg(LOG_ERR, "reload failed; the old configuration stays");
+	log_escape_all(why, strlen(why), sv->failed, sizeof(sv->failed));
 }
 
 /* What is needed of the host: the log, open but not used before all else is
@@ -619,6 +511,8 @@ server_reloaded(struct server *sv, struct log_sink **sink)
 	const struct config_server *s = &sv->rt->cfg->server;
 
 	log_use(sink, s->log_format, s->log_level);
+	sv->failed[0] = '\0';
+	sv->reloaded = time(NULL);
 	if (server_threads(sv->rt->cfg) != sv->n_workers)
 		server_log_waits("server.threads");
 	if (server_is_new(sv->user, s->user))
@@ -797,14 +691,23 @@ static void
 server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
 {
 	unsigned n = server_open(sv);
+	char when[40] = "";
+	struct tm tm;
 
-	if (sv->draining)
+	if (sv->draining) {
 		snprintf(text, SERVER_STATUS_MAX, "draining: %u connections",
 		    n);
-	else
-		snprintf(text, SERVER_STATUS_MAX,
-		    "serving: %zu listeners, %zu workers, %u connections",
-		    sv->rt->cfg->n_listener, sv->n_workers, n);
+		return;
+	}
+	if (sv->reloaded != 0 && gmtime_r(&sv->reloaded, &tm) != NULL)
+		strftime(when, sizeof(when), ", reloaded %Y-%m-%dT%H:%M:%SZ",
+		    &tm);
+	snprintf(text, SERVER_STATUS_MAX,
+	    "%s%s%sserving generation %u%s: %zu listeners, %zu workers, "
+	    "%u connections",
+	    sv->failed[0] != '\0' ? "reload failed: " : "", sv->failed,
+	    sv->failed[0] != '\0' ? "; " : "", sv->generation, when,
+	    sv->rt->cfg->n_listener, sv->n_workers, n);
 }
 
 /* On the worker's thread, possibly more than once: only the first counts. */
@@ -880,6 +783,7 @@ server_log_start(const struct server *sv, const char *what)
 
 	log_begin(&l, LOG_INFO, "%s", what);
 	log_cstr(&l, "version", MAILFERRY_VERSION);
+	log_uint(&l, "generation", sv->generation);
 	log_uint(&l, "workers", sv->n_workers);
 	log_uint(&l, "listeners", cfg->n_listener);
 	log_uint(&l, "destinations", cfg->n_destination);

@@ -18,7 +18,7 @@
 
 #include <systemd/sd-daemon.h>
 
-#define SYSTEMD_MESSAGE_MAX 512
+#define SYSTEMD_MESSAGE_MAX 1024
 
 static bool systemd_send(const char *format, ...)
     __attribute__((format(printf, 1, 2)));

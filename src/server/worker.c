@@ -6,6 +6,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,7 +42,6 @@ struct worker_listener {
 	size_t listener;
 	struct worker_count *count;
 	uint64_t full; /* when it was last said to be full; 0: never */
-	bool kept; /* during worker_take() */
 };
 
 struct worker {
@@ -66,6 +66,10 @@ struct worker_news {
 
 static void *worker_main(void *arg);
 static void worker_take(void *arg);
+static bool worker_stays(const struct worker_news *news,
+    const struct worker_listener *l);
+static bool worker_same(const struct addr *a, const struct addr *b);
+static void worker_accept_rest(struct worker_listener *l);
 static bool worker_listen(struct worker *w, const struct worker_bind *bind);
 static void worker_unlisten(struct worker *w, struct worker_listener *l);
 static void worker_accept_cb(struct evconnlistener *ev, evutil_socket_t fd,
@@ -192,6 +196,12 @@ worker_take(void *arg)
 	struct worker *w = news->worker;
 	struct worker_listener *l, *tmp;
 
+	DL_FOREACH_SAFE (w->listeners, l, tmp) {
+		if (worker_stays(news, l))
+			continue;
+		worker_accept_rest(l);
+		worker_unlisten(w, l);
+	}
 	runtime_slice_leave(&w->env.slice);
 	w->env.slice = news->slice;
 	runtime_slice_begin(w->env.slice);
@@ -199,13 +209,44 @@ worker_take(void *arg)
 		if (!worker_listen(w, &news->bind[i]))
 			log_msg(LOG_ERR,
 			    "out of memory: a listening socket is lost");
-	DL_FOREACH_SAFE (w->listeners, l, tmp) {
-		if (!l->kept)
-			worker_unlisten(w, l);
-		else
-			l->kept = false;
-	}
 	free(news);
+}
+
+static bool
+worker_stays(const struct worker_news *news, const struct worker_listener *l)
+{
+	for (size_t i = 0; i < news->n; i++)
+		if (worker_same(&l->addr, &news->bind[i].addr))
+			return true;
+	return false;
+}
+
+static bool
+worker_same(const struct addr *a, const struct addr *b)
+{
+	return addr_same_ip(a, b) && addr_port(a) == addr_port(b);
+}
+
+/* Clients that the kernel has let in already would be reset by the close. From
+ * here on it lets none in: they ask again a second later, and find the socket
+ * that takes over, if there is one. */
+static void
+worker_accept_rest(struct worker_listener *l)
+{
+	struct sock_filter drop = {BPF_RET | BPF_K, 0, 0, 0};
+	struct sock_fprog filter = {1, &drop};
+	evutil_socket_t own = evconnlistener_get_fd(l->ev);
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+	int fd;
+
+	setsockopt(own, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter));
+	while ((fd = accept4(own, (struct sockaddr *)&peer, &len,
+		    SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
+		worker_accept_cb(l->ev, fd, (struct sockaddr *)&peer, (int)len,
+		    l);
+		len = sizeof(peer);
+	}
 }
 
 /* A socket of its own, or the one there is with a new listener behind it. */
@@ -215,8 +256,7 @@ worker_listen(struct worker *w, const struct worker_bind *bind)
 	struct worker_listener *l;
 
 	DL_FOREACH (w->listeners, l)
-		if (addr_same_ip(&l->addr, &bind->addr) &&
-		    addr_port(&l->addr) == addr_port(&bind->addr))
+		if (worker_same(&l->addr, &bind->addr))
 			break;
 	if (l == NULL) {
 		l = calloc(1, sizeof(*l));
@@ -239,7 +279,6 @@ worker_listen(struct worker *w, const struct worker_bind *bind)
 	}
 	l->listener = bind->listener;
 	l->count = bind->count;
-	l->kept = true;
 	return true;
 }
 

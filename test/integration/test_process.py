@@ -17,7 +17,7 @@ from harness.case import Case, Pop3, certs, context, need, need_root
 from harness.client import b64, oauthbearer, plain, xoauth2
 from harness.fake_backend import silent
 from harness.mailferry import binary, merge, sanitized
-from harness.ports import free_port, is_listening
+from harness.ports import free_port, has_ipv6, is_listening
 from harness.proc import descriptors, run, temp_dir, wait_until
 from harness.yaml import Raw
 
@@ -536,6 +536,93 @@ class Reload(Case):
         self.reload("^reloaded")
         wait_until(lambda: not is_listening(port), "it is closed again")
         self.assertReply(first.cmd("NOOP"), "+OK")
+
+    def test_wider_and_narrower(self):
+        """A bind that takes in the former one, or that it took in, is bound
+        before that is closed: each login works meanwhile."""
+        for user in (None, "nobody") if os.geteuid() == 0 else (None,):
+            with self.subTest(user=user):
+                self.wider_and_narrower(user)
+
+    def wider_and_narrower(self, user):
+        pairs = [("127.0.0.1", "0.0.0.0")]
+        if has_ipv6():
+            pairs.append(("[::1]", "[::]"))
+        for narrow, wide in pairs:
+            d = self.start({"tls": None, "server": {"user": user}})
+            port = d.port
+            stop, failures = threading.Event(), []
+
+            def connect():
+                address = narrow.strip("[]")
+                while not stop.is_set():
+                    try:
+                        with socket.create_connection((address, port),
+                                                      10) as s:
+                            s.settimeout(10)
+                            assert s.recv(100)[:3] == b"+OK"
+                    except (OSError, AssertionError) as e:
+                        failures.append(e)
+            d.change({"listener": {"pop3": {"tls": "plain"}}})
+            for number, bind in enumerate((narrow, wide, narrow, wide)):
+                d.change({"listener": {"pop3": {"bind":
+                                                [f"{bind}:{port}"]}}})
+                self.reload("^reloaded")
+                if number == 0:
+                    thread = threading.Thread(target=connect)
+                    thread.start()
+                    self.addCleanup(thread.join)
+                    self.addCleanup(stop.set)
+                    self.assertNotEqual(self.listens(port), set())
+            wait_until(lambda: self.listens(port) == {wide.strip("[]")},
+                       "the other one is closed")
+            stop.set()
+            thread.join()
+            self.assertEqual(failures, [])
+
+    def listens(self, port):
+        """The addresses that have a listening socket of this port."""
+        found = set()
+        for family, name in ((socket.AF_INET, "tcp"),
+                             (socket.AF_INET6, "tcp6")):
+            with open(f"/proc/net/{name}", encoding="ascii") as f:
+                for field in map(str.split, f.readlines()[1:]):
+                    address, number = field[1].split(":")
+                    if field[3] == "0A" and int(number, 16) == port:
+                        words = [bytes.fromhex(address[i:i + 8])[::-1]
+                                 for i in range(0, len(address), 8)]
+                        found.add(socket.inet_ntop(family, b"".join(words)))
+        return found
+
+    def test_bind_that_fails(self):
+        """A bind that cannot be had is told with its place, at the start and
+        at a reload; the former ones stay."""
+        taken = free_port()
+        with socket.create_server(("127.0.0.1", taken)):
+            d = self.start()
+            d.change({"listener": {"more": {"tls": "plain", "bind": [
+                f"127.0.0.1:{free_port()}", f"127.0.0.1:{taken}",
+                f"192.0.2.99:{taken}"]}}})
+            mark = d.mark()
+            self.reload("^reload failed")
+            self.told(d.output(mark), d, taken)
+            self.assertEqual(self.where(), "+OK old")
+            bad = self.mailferry(start=False)
+            bad.tree = d.tree
+            bad.write()
+            done = run([binary(), "-c", bad.path])
+            self.assertEqual(done.returncode, EX_OSERR)
+            self.told(done.stderr.decode(), bad, taken)
+
+    def told(self, text, d, port):
+        for number, address, why in (
+                (1, "127.0.0.1", "Address already in use"),
+                (2, "192.0.2.99", "Cannot assign requested address")):
+            self.assertRegex(
+                text, rf"{re.escape(d.path)}:\d+:\d+: "
+                rf"listener\.more\.bind\[{number}\]: "
+                rf"cannot listen on {address}:{port}: {why}")
+        self.assertNotIn("more.bind[0]", text)
 
     def test_bad(self):
         """failed reload changes nothing (RELIABILITY)"""

@@ -63,7 +63,8 @@ class Notify(Systemd):
         first = m.next()
         self.assertEqual(first, {
             "READY": "1",
-            "STATUS": "serving: 2 listeners, 3 workers, 0 connections"})
+            "STATUS": "serving generation 1: 2 listeners, 3 workers, "
+                      "0 connections"})
         for port in (d.port_of("a"), d.port_of("b")):
             self.assertEqual(listening(d.pid, port), (3, 3))
         self.assertEqual(sorted(threads(d.pid, "worker-")),
@@ -107,14 +108,25 @@ class Notify(Systemd):
         m.until("RELOADING")
         ready = m.next()
         self.assertEqual(ready["READY"], "1")
-        self.assertRegex(ready["STATUS"], r"\Aserving: 2 listeners, ")
+        self.assertRegex(
+            ready["STATUS"], r"\Aserving generation 3, reloaded 20\d\d-\d\d-"
+            r"\d\dT\d\d:\d\d:\d\dZ: 2 listeners, 3 workers, ")
         self.assertEqual(listening(d.pid, port), (3, 3))
         mark = d.mark()
         d.change({"server": {"threads": "many"}})
         d.hang_up()
         m.until("RELOADING")
-        self.assertEqual(m.next()["READY"], "1")
+        ready = m.next()
+        self.assertEqual(ready["READY"], "1")
         self.assertIn("reload failed", d.output(mark))
+        # It is shown until a reload works.
+        failed = (rf"\Areload failed: {re.escape(d.path)}:\d+:\d+: "
+                  r"server\.threads: .*; serving generation 3, reloaded ")
+        self.assertRegex(ready["STATUS"], failed)
+        d.change({"server": {"threads": 3}})
+        d.hang_up()
+        m.until("RELOADING")
+        self.assertRegex(m.next()["STATUS"], r"\Aserving generation 4, ")
 
     @need_root()
     def test_reload_ends_when_workers_have_it(self):
