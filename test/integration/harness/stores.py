@@ -83,14 +83,20 @@ class StoreCase(Case):
         threading.Thread(target=serve, daemon=True).start()
         return listener.getsockname()[1]
 
-    def together(self, daemon, users):
-        """The replies to logins that come all at once."""
+    def at_once(self, daemon, users):
+        """Logins that come all at once: their threads, and the list that
+        their replies come to."""
         replies = []
         threads = [threading.Thread(
             target=lambda user=user: replies.append(self.reply(daemon, user)))
             for user in users]
         for t in threads:
             t.start()
+        return threads, replies
+
+    def together(self, daemon, users):
+        """The replies to logins that come all at once."""
+        threads, replies = self.at_once(daemon, users)
         for t in threads:
             t.join()
         return replies
