@@ -1,13 +1,18 @@
 """A web service that knows routes."""
 
 import http.server
+import os
 import socket
 import ssl
+import sys
 import threading
+import time
 import urllib.parse
 
 from .certs import certs
-from .ports import free_port
+from .ports import free_port, is_listening
+from .proc import temp_dir
+from .server import Server
 
 
 class Web:
@@ -102,3 +107,49 @@ class Web:
 
     def output(self, _start=0):
         return "\n".join(self.asked)
+
+
+class WebProcess(Server):
+    """One in a process of its own, which can be stopped: everybody is at
+    "new"; whoever is called slow... hears it after some seconds. tls: the name
+    of its certificate."""
+
+    def __init__(self, tls=None, seconds=1.5):
+        self.port = free_port()
+        self.tls = tls
+        self.seconds = seconds
+        self.log_path = os.path.join(temp_dir("mailferry-web-"), "log")
+
+    def start(self):
+        pair = [certs().cert(self.tls), certs().key(self.tls)] if self.tls \
+            else []
+        self.launch([sys.executable, "-B", "-m", "harness.web", self.port,
+                     self.seconds, *pair], "web")
+        return self
+
+    def answers(self):
+        return is_listening(self.port, self.process.pid)
+
+
+def main(port, seconds, *pair):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            if "slow" in self.path:
+                time.sleep(float(seconds))
+            Web.say(self, 200, "new")
+
+        def log_message(self, *_args):
+            pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    if pair:
+        ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ctx.load_cert_chain(*pair)
+        server.socket = ctx.wrap_socket(server.socket, server_side=True,
+                                        do_handshake_on_connect=False)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
