@@ -25,6 +25,9 @@ bool secret_set(struct secret *s, const void *data, size_t len) MUST_CHECK;
  * is wiped. False: no memory, s is empty. */
 bool secret_reserve(struct secret *s, size_t len) MUST_CHECK;
 
+/* Moves what from holds to to, which is cleared first; from is empty then. */
+void secret_move(struct secret *to, struct secret *from);
+
 /* Wipes and frees; safe on an empty or already cleared secret. */
 void secret_clear(struct secret *s);
 

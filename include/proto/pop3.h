@@ -57,6 +57,10 @@ bool pop3_command_parse(const char *line, size_t len,
 bool pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
     size_t *mech_len_out, const char **ir_out, size_t *ir_len_out) MUST_CHECK;
 
+/* Whether USER and PASS can carry a PLAIN message: no control characters, an
+ * authzid that is absent or the authcid, and lines of at most POP3_LINE_MAX. */
+bool pop3_user_pass_can_carry(const struct sasl_plain *p);
+
 /* A partial line (no LF yet) of this many octets is too long: AUTH lines may
  * have POP3_AUTH_LINE_MAX, all others POP3_LINE_MAX. start: its first octets. */
 size_t pop3_line_limit(const char *start, size_t len);

@@ -31,6 +31,15 @@ secret_set(struct secret *s, const void *data, size_t len)
 }
 
 void
+secret_move(struct secret *to, struct secret *from)
+{
+	secret_clear(to);
+	*to = *from;
+	from->data = NULL;
+	from->len = 0;
+}
+
+void
 secret_clear(struct secret *s)
 {
 	if (s->data != NULL) {

@@ -71,7 +71,7 @@ static size_t pop3_word(const char *s, size_t len);
 static bool pop3_mechanism_good(const char *mech, size_t len);
 static enum pop3_code pop3_code_parse(const char *text, size_t len);
 static unsigned pop3_sasl_bits(const char *list, size_t len);
-static bool pop3_capability_good(const char *line, size_t len);
+static bool pop3_printable(const char *line, size_t len);
 static char *pop3_text_done(FILE *f, char **text);
 
 bool
@@ -172,6 +172,21 @@ pop3_mechanism_good(const char *mech, size_t len)
 	return len > 0 && len <= POP3_MECHANISM_MAX;
 }
 
+bool
+pop3_user_pass_can_carry(const struct sasl_plain *p)
+{
+	/* "USER " or "PASS ", the word and CRLF. */
+	const size_t max = POP3_LINE_MAX - 7;
+
+	if (p->authzid_len > 0 &&
+	    (p->authzid_len != p->authcid_len ||
+		memcmp(p->authzid, p->authcid, p->authcid_len) != 0))
+		return false;
+	return p->authcid_len <= max && p->password_len <= max &&
+	    pop3_printable(p->authcid, p->authcid_len) &&
+	    pop3_printable(p->password, p->password_len);
+}
+
 size_t
 pop3_line_limit(const char *start, size_t len)
 {
@@ -260,7 +275,7 @@ pop3_capability_add(struct pop3_capabilities *caps, const char *line,
 {
 	size_t n = pop3_word(line, len);
 
-	if (!pop3_capability_good(line, len))
+	if (!pop3_printable(line, len))
 		return;
 	if (pop3_is(line, n, "STLS"))
 		caps->stls = true;
@@ -272,8 +287,9 @@ pop3_capability_add(struct pop3_capabilities *caps, const char *line,
 		caps->sasl |= pop3_sasl_bits(line + n, len - n);
 }
 
+/* No control characters. */
 static bool
-pop3_capability_good(const char *line, size_t len)
+pop3_printable(const char *line, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
 		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
