@@ -3,114 +3,151 @@
  *	accept -> dialogue -> login -> routed -> backend -> relay -> close
  *	             ^------- refused or unreachable -'
  *
- * It knows both legs and speaks no protocol. The pre-authentication clock
- * (preauth_timeout) runs while the client is the one to act, and stands still
- * while a route or a backend is being waited for. */
+ * It knows both legs, which do not know it or each other, and speaks no
+ * protocol. The pre-authentication clock (preauth_timeout) runs while the
+ * client is the one to act, and stands still while a route or a backend is
+ * being waited for. */
 
-#include "session_priv.h"
+#include "session/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <event2/buffer.h>
 #include <event2/bufferevent.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
 #include <openssl/rand.h>
 #include <utlist.h>
 
+#include "net/connector.h"
 #include "platform/clock.h"
 #include "proto/identifier.h"
-#include "proto/jwt.h"
-#include "net/connector.h"
+#include "proto/pop3.h"
 #include "service/destination.h"
 #include "service/limits.h"
 #include "service/route.h"
 #include "service/runtime.h"
+#include "session/backend.h"
+#include "session/client.h"
 #include "session/linger.h"
 #include "session/relay.h"
 
-/* What each failure means. Nobody else decides these. */
-static const struct {
-	const char *name;
-	int level; /* of the log line */
-	bool counts; /* as one of max_auth_attempts; delayed */
-	bool retry; /* another connection may help */
-	bool temporary; /* [SYS/TEMP], and no word of passwords */
-	enum session_blame blame;
-	const char *text; /* NULL: SESSION_TRY_AGAIN */
-} session_failures[] = {
-    [FAIL_SYNTAX] = {"malformed", LOG_INFO, true, false, false, BLAME_NOBODY,
-	"The authentication exchange is malformed."},
-    [FAIL_IDENTIFIER] = {"identifier", LOG_INFO, true, false, false,
-	BLAME_NOBODY, "This user name cannot be used."},
-    [FAIL_UNREPLAYABLE] = {"unreplayable", LOG_INFO, true, false, false,
-	BLAME_NOBODY, "These credentials cannot be used here."},
-    [FAIL_REJECTED] = {"rejected", LOG_INFO, true, false, false, BLAME_NOBODY,
-	"Authentication failed."},
-    /* Must look like the former. */
-    [FAIL_THROTTLED] = {"throttled", LOG_INFO, true, false, false, BLAME_NOBODY,
-	"Authentication failed."},
-    [FAIL_BUSY] = {"busy", LOG_INFO, false, false, true, BLAME_NOBODY, NULL},
-    [FAIL_STORE] = {"store", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
-    [FAIL_LOOP] = {"loop", LOG_ERR, false, false, true, BLAME_NOBODY,
-	"The mail server cannot be reached: the route leads in a circle."},
-    [FAIL_DOWN] = {"down", LOG_WARNING, false, false, true, BLAME_NOBODY, NULL},
-    [FAIL_FULL] = {"full", LOG_WARNING, false, false, true, BLAME_NOBODY,
-	"The mail server is busy; please try again in a moment."},
-    [FAIL_LOCAL] = {"local", LOG_ERR, false, false, true, BLAME_NOBODY, NULL},
-    [FAIL_RESOLVE] = {"resolve", LOG_ERR, false, true, true, BLAME_HOST, NULL},
-    [FAIL_CONNECT] = {"connect", LOG_ERR, false, true, true, BLAME_HOST, NULL},
-    [FAIL_TLS] = {"tls", LOG_ERR, false, false, true, BLAME_CLIENT, NULL},
-    [FAIL_CLOSED] = {"closed", LOG_ERR, false, true, true, BLAME_CLIENT, NULL},
-    [FAIL_PROTOCOL] = {"protocol", LOG_ERR, false, false, true, BLAME_CLIENT,
-	NULL},
-    [FAIL_FORWARDING] = {"forwarding", LOG_ERR, false, false, true,
-	BLAME_NOBODY, NULL},
-    [FAIL_TIMEOUT] = {"timeout", LOG_ERR, false, false, true, BLAME_CLIENT,
-	NULL},
-    [FAIL_NO_CONNECT] = {"timeout", LOG_ERR, false, false, true, BLAME_HOST,
-	NULL},
-    [FAIL_DROPPED] = {"dropped", LOG_ERR, false, false, true, BLAME_CLIENT,
-	NULL},
-    [FAIL_UNANSWERED] = {"unanswered", LOG_ERR, false, false, true,
-	BLAME_NOBODY, NULL},
-};
-_Static_assert(ARRAY_LEN(session_failures) == FAILURES, "unnamed failure");
-
 #define SESSION_REFUSAL_MS 5000 /* to hear that there is no room */
-#define SESSION_TRY_AGAIN                                                   \
-	"The mail server is not available at the moment; please try again " \
-	"later."
 
-static struct session *session_new(struct session_env *env, size_t listener);
+enum session_phase {
+	SESSION_DIALOGUE, /* the client leg leads */
+	SESSION_ROUTE, /* a route is being looked up */
+	SESSION_BACKEND, /* the backend leg leads */
+	SESSION_RELAY,
+	SESSION_CLOSED, /* waits for session_reap_cb() */
+	SESSION_PHASES
+};
+
+/* What the session has of its destination's max_connecting, max_sessions. */
+enum session_place { PLACE_NONE, PLACE_CONNECTING, PLACE_RELAYED };
+
+struct session {
+	struct session *next, *prev;
+	struct session_env *env;
+	/* As of the accept: the listener and the client's leg. NULL while
+	 * relaying, like cfg and listener. */
+	struct runtime_slice *front;
+	/* The login's own; NULL while there is none. */
+	struct runtime_slice *slice;
+	const struct config *cfg; /* the slice's, else the front's */
+	const struct config_listener *listener; /* the front's */
+	const char *listener_name; /* the worker's */
+	void (*gone)(void *);
+	void *gone_arg;
+
+	enum session_phase phase;
+	struct client *client; /* NULL while relaying */
+	struct backend *backend; /* only during a login */
+	struct relay *relay;
+	struct route_lookup *route;
+	struct event *deadline; /* NULL while relaying */
+	unsigned attempts; /* refused logins */
+
+	struct origin origin;
+	struct addr peer; /* the socket's other end */
+	struct addr counted; /* the address whose connection this is, if any */
+	struct credentials cred; /* of the login under way */
+	bool utf8; /* the client asked for it */
+	char *user; /* as the client says it, for logs; NULL: none yet */
+	char *authcid; /* who authenticates, if that is somebody else */
+
+	uint64_t started, clock_left, clock_started; /* ms; see above */
+	uint64_t login_started;
+	int destination; /* index in cfg, during a login; or -1 */
+	struct destination *routed; /* of the last login; NULL: none yet */
+	enum session_place place; /* at routed */
+	/* For the last line. */
+	struct backend_facts facts;
+	const char *end; /* why it ended */
+	uint64_t to_backend, to_client; /* octets relayed */
+};
+
+static struct session *session_new(struct session_env *env,
+    const struct session_arrival *a);
 static void session_id_make(char id[XCLIENT_SESSION_MAX + 1]);
+static bool session_start(struct session *s, const struct session_arrival *a);
+static void session_hurry(struct session *s);
 static void session_deadline_cb(evutil_socket_t fd, short what, void *arg);
+static void session_deadline(void *arg, uint64_t ms);
 static void session_clock_run(struct session *s);
 static void session_clock_stop(struct session *s);
+static const char *session_arrived(void *arg);
+static void session_departed(void *arg);
+static void session_login(void *arg, const struct client_login *login);
+static void session_malformed(void *arg, enum sasl_mechanism mech,
+    const char *what);
+static void session_login_begin(struct session *s);
+static bool session_identify(struct session *s, char *key);
+static void session_client_closed(void *arg, const char *why);
 static void session_routed(void *arg, const struct route_answer *answer);
-static void session_over(struct session *s, enum failure why,
-    const char *reason, const char *line, size_t len);
-static bool session_identify(struct session *s, const char *name, size_t len,
-    char *key);
+static void session_enter(struct session *s);
+static bool session_backend_start(struct session *s, bool probe);
+static void session_backend_done(void *arg, const struct backend_result *r);
+static void session_leave(struct session *s);
+static void session_failed(struct session *s, enum failure why,
+    const char *reason);
+static void session_refused(struct session *s, const struct backend_result *r);
+static const char *session_count_attempt(struct session *s, enum failure why,
+    uint64_t *delay_out);
+static void session_accepted(struct session *s, const struct backend_result *r);
 static void session_current(struct session *s);
 static void session_let_go(struct session *s);
-static void session_credentials_clear(struct session *s);
-static void session_log_failed(struct session *s, enum failure why,
-    const char *reason, size_t len);
-static void session_log_end(struct session *s);
 static void session_relay_done(void *arg, enum relay_end why);
+static void session_close(struct session *s, const char *why);
+static bool session_closed(const struct session *s);
+static void session_log_failed(struct session *s,
+    const struct backend_result *r);
+static void session_log_who(struct log_line *l, const struct session *s);
+static void session_log_end(struct session *s);
 static void session_reap_cb(evutil_socket_t fd, short what, void *arg);
 static void session_free(struct session *s);
+
+static const struct client_events session_client_events = {
+    .arrived = session_arrived,
+    .departed = session_departed,
+    .login = session_login,
+    .malformed = session_malformed,
+    .deadline = session_deadline,
+    .closed = session_client_closed,
+};
+
+static const struct backend_events session_backend_events = {
+    .done = session_backend_done,
+    .deadline = session_deadline,
+};
 
 int
 session_env_init(struct session_env *env, struct err *err)
 {
 	env->lingers = linger_set_new(env->base);
 	env->reap = event_new(env->base, -1, 0, session_reap_cb, env);
-	env->scratch = malloc(SESSION_SCRATCH);
+	env->scratch = malloc(CLIENT_SCRATCH);
 	if (env->lingers == NULL || env->reap == NULL || env->scratch == NULL) {
 		session_env_clear(env);
 		return err_set(err, "out of memory");
@@ -141,7 +178,7 @@ session_env_count(struct session_env *env, enum session_count what)
 }
 
 static struct session *
-session_new(struct session_env *env, size_t listener)
+session_new(struct session_env *env, const struct session_arrival *a)
 {
 	struct session *s = calloc(1, sizeof(*s));
 
@@ -155,12 +192,14 @@ session_new(struct session_env *env, size_t listener)
 	}
 	s->front = runtime_slice_ref(env->slice);
 	s->cfg = s->front->rt->cfg;
-	s->listener = &s->cfg->listener[listener];
-	s->listener_index = listener;
+	s->listener = &s->cfg->listener[a->listener];
+	s->listener_name = a->listener_name;
+	s->gone = a->gone;
+	s->gone_arg = a->gone_arg;
 	s->destination = -1;
 	s->started = clock_ms();
 	s->clock_left = s->listener->preauth_timeout;
-	session_id_make(s->id);
+	session_id_make(s->origin.id);
 	return s;
 }
 
@@ -181,10 +220,9 @@ session_id_make(char id[XCLIENT_SESSION_MAX + 1])
 void
 session_accept(struct session_env *env, const struct session_arrival *a)
 {
-	struct session *s = session_new(env, a->listener);
+	struct session *s = session_new(env, a);
 	struct sockaddr_storage local;
 	socklen_t len = sizeof(local);
-	int size = s != NULL ? (int)s->cfg->server.socket_buffer : 0;
 
 	if (s == NULL) {
 		close(a->fd);
@@ -192,71 +230,67 @@ session_accept(struct session_env *env, const struct session_arrival *a)
 		log_msg(LOG_ERR, "out of memory: connection closed");
 		return;
 	}
-	s->listener_name = a->listener_name;
-	s->gone = a->gone;
-	s->gone_arg = a->gone_arg;
-	s->refusal = a->refusal;
-	if (s->refusal != NULL && s->clock_left > SESSION_REFUSAL_MS)
-		s->clock_left = SESSION_REFUSAL_MS;
 	addr_set(&s->peer, a->peer, a->peer_len);
-	s->client_addr = s->peer;
+	s->origin.client = s->peer;
 	if (getsockname(a->fd, (struct sockaddr *)&local, &len) == 0)
-		addr_set(&s->local_addr, (struct sockaddr *)&local, len);
+		addr_set(&s->origin.local, (struct sockaddr *)&local, len);
 	DL_APPEND(env->live, s);
 	env->n_live++;
+	if (!session_start(s, a))
+		session_close(s, "out of memory");
+}
+
+static bool
+session_start(struct session *s, const struct session_arrival *a)
+{
+	const struct client_spec spec = {
+	    .base = s->env->base,
+	    .transport = &transport_sockets,
+	    .pop3 = &s->cfg->pop3,
+	    .listener = s->listener,
+	    .tls = s->front->tls_server,
+	    .listener_index = a->listener,
+	    .texts = s->front->rt->pop3_texts,
+	    .lingers = s->env->lingers,
+	    .scratch = s->env->scratch,
+	    .peer = s->peer,
+	    .origin = &s->origin,
+	    .refusal = a->refusal,
+	    .events = &session_client_events,
+	    .arg = s,
+	};
+	int size = (int)s->cfg->server.socket_buffer;
+
 	connector_tune(a->fd, s->cfg);
 	if (size > 0)
 		setsockopt(a->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	session_clock_run(s);
-	if (!client_start(s, a->fd))
-		session_close(s, "out of memory");
+	if (a->refusal != NULL)
+		session_hurry(s);
+	s->client = client_start(&spec, a->fd);
+	return s->client != NULL;
 }
 
-void
-session_count(struct session *s)
+/* It will only hear that it is not served. */
+static void
+session_hurry(struct session *s)
 {
-	struct log_line l;
-
-	enum limits_entry entry;
-
-	session_uncount(s);
-	entry = limits_enter(&s->cfg->limits, &s->client_addr);
-	if (entry == LIMITS_COUNTED)
-		s->counted = s->client_addr;
-	if (entry != LIMITS_FULL)
-		return;
-	session_log(&l, LOG_WARNING, s, "connection refused");
-	log_cstr(&l, "listener", s->listener_name);
-	log_cstr(&l, "reason", "max_connections_per_ip");
-	log_end(&l);
-	session_env_count(s->env, COUNT_PER_IP);
-	s->refusal = "Too many connections from your address; please try "
-		     "again later.";
+	session_clock_stop(s);
 	if (s->clock_left > SESSION_REFUSAL_MS)
 		s->clock_left = SESSION_REFUSAL_MS;
+	session_clock_run(s);
 }
 
-bool
-session_client_encrypted(const struct session *s)
-{
-	if (s->transport != XCLIENT_TRANSPORT_UNSET)
-		return s->transport == XCLIENT_TRANSPORT_TLS;
-	return s->client_tls != NULL;
-}
+/* Time */
 
-void
-session_uncount(struct session *s)
+static void
+session_deadline(void *arg, uint64_t ms)
 {
-	if (s->counted.len != 0)
-		limits_leave(&s->counted);
-	s->counted.len = 0;
-}
-
-void
-session_deadline(struct session *s, uint64_t ms)
-{
+	struct session *s = arg;
 	struct timeval tv = clock_timeval(ms);
 
+	if (session_closed(s))
+		return;
 	if (ms == 0)
 		evtimer_del(s->deadline);
 	else
@@ -286,7 +320,6 @@ session_deadline_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 
 	switch (s->phase) {
 	case SESSION_DIALOGUE:
-	case SESSION_CHALLENGE:
 		client_timeout(s->client);
 		return;
 	case SESSION_BACKEND:
@@ -300,29 +333,66 @@ session_deadline_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	}
 }
 
-void
-session_login(struct session *s, const char *name, size_t len)
+/* From the client leg */
+
+/* Counts the session under its client's address. */
+static const char *
+session_arrived(void *arg)
 {
+	struct session *s = arg;
+	struct log_line l;
+	enum limits_entry entry;
+
+	session_departed(s);
+	entry = limits_enter(&s->cfg->limits, &s->origin.client);
+	if (entry == LIMITS_COUNTED)
+		s->counted = s->origin.client;
+	if (entry != LIMITS_FULL)
+		return NULL;
+	origin_log(&l, LOG_WARNING, &s->origin, "connection refused");
+	log_cstr(&l, "listener", s->listener_name);
+	log_cstr(&l, "reason", "max_connections_per_ip");
+	log_end(&l);
+	session_env_count(s->env, COUNT_PER_IP);
+	session_hurry(s);
+	return "Too many connections from your address; please try again "
+	       "later.";
+}
+
+static void
+session_departed(void *arg)
+{
+	struct session *s = arg;
+
+	if (s->counted.len != 0)
+		limits_leave(&s->counted);
+	s->counted.len = 0;
+}
+
+static void
+session_client_closed(void *arg, const char *why)
+{
+	session_close(arg, why);
+}
+
+static void
+session_login(void *arg, const struct client_login *login)
+{
+	struct session *s = arg;
 	char key[IDENTIFIER_MAX + 1];
 
-	s->login_started = clock_ms();
-	session_clock_stop(s);
-	free(s->user);
-	s->user = NULL;
-	s->destination = -1;
-	s->backend_tls = s->backend_cipher = NULL;
-	memset(&s->backend_addr, 0, sizeof(s->backend_addr));
-	destination_unref(&s->routed);
+	session_login_begin(s);
+	credentials_move(&s->cred, login->cred);
+	s->utf8 = login->utf8;
 	session_current(s);
-	if (!session_identify(s, name, len, key))
+	if (!session_identify(s, key))
 		return;
-	secret_clear(&s->cred.bearer);
-	if (limits_throttled(&s->cfg->limits, &s->client_addr, clock_ms())) {
+	if (limits_throttled(&s->cfg->limits, &s->origin.client, clock_ms())) {
 		session_failed(s, FAIL_THROTTLED,
 		    "too many refused logins from this address");
 		return;
 	}
-	if (s->ttl == 1) {
+	if (s->origin.ttl == 1) {
 		session_failed(s, FAIL_LOOP, "the hop budget is used up");
 		return;
 	}
@@ -330,23 +400,48 @@ session_login(struct session *s, const char *name, size_t len)
 	s->route = route_lookup(s->slice->router, key, session_routed, s);
 }
 
+static void
+session_malformed(void *arg, enum sasl_mechanism mech, const char *what)
+{
+	struct session *s = arg;
+
+	session_login_begin(s);
+	s->cred.how = sasl_name(mech);
+	session_failed(s, FAIL_SYNTAX, what);
+}
+
+/* Forgets the attempt before. */
+static void
+session_login_begin(struct session *s)
+{
+	s->login_started = clock_ms();
+	session_clock_stop(s);
+	free(s->user);
+	free(s->authcid);
+	s->user = s->authcid = NULL;
+	memset(&s->facts, 0, sizeof(s->facts));
+	destination_unref(&s->routed);
+}
+
 /* From the client's word to the key that is looked up. A bearer frame that
  * names nobody has its token asked. False: refused already. */
 static bool
-session_identify(struct session *s, const char *name, size_t len, char *key)
+session_identify(struct session *s, char *key)
 {
+	const struct credentials *cred = &s->cred;
 	char account[IDENTIFIER_MAX + 1];
-	struct sasl_bearer bearer;
+	const char *name = cred->name.data != NULL ? cred->name.data : "";
+	size_t len = cred->name.len;
 
-	if (len == 0 && s->cred.bearer.len > 0 &&
-	    sasl_bearer_parse(s->cred.mech, s->cred.bearer.data,
-		s->cred.bearer.len, &bearer) &&
-	    jwt_account(bearer.token, bearer.token_len,
-		s->cfg->jwt_username_claim, account, sizeof(account))) {
+	if (len == 0 &&
+	    credentials_token_account(cred, s->cfg->jwt_username_claim, account,
+		sizeof(account))) {
 		name = account;
 		len = strlen(account);
 	}
 	s->user = strndup(name, len);
+	s->authcid = credentials_authcid(cred);
+	secret_clear(&s->cred.bearer);
 	if (s->user == NULL) {
 		session_failed(s, FAIL_LOCAL, "out of memory");
 		return false;
@@ -364,14 +459,7 @@ session_identify(struct session *s, const char *name, size_t len, char *key)
 	return false;
 }
 
-void
-session_login_malformed(struct session *s, const char *what)
-{
-	s->login_started = clock_ms();
-	session_clock_stop(s);
-	destination_unref(&s->routed);
-	session_failed(s, FAIL_SYNTAX, what);
-}
+/* The backend */
 
 static void
 session_routed(void *arg, const struct route_answer *answer)
@@ -380,104 +468,165 @@ session_routed(void *arg, const struct route_answer *answer)
 	struct log_line l;
 
 	s->route = NULL;
+	if (session_closed(s))
+		return;
 	if (answer->status == ROUTE_FAILED) {
 		session_failed(s, FAIL_STORE, "the mapping store failed");
 		return;
 	}
 	s->destination = answer->destination;
 	s->routed = destination_ref(s->slice->rt->destination[s->destination]);
-	session_log(&l, LOG_DEBUG, s, "routed");
+	origin_log(&l, LOG_DEBUG, &s->origin, "routed");
 	log_cstr(&l, "user", s->user);
 	log_cstr(&l, "destination", destination_name(s->routed));
 	log_end(&l);
-	s->phase = SESSION_BACKEND;
-	session_deadline(s, s->cfg->server.backend_timeout);
-	if (!backend_start(s))
-		session_failed(s, FAIL_LOCAL, "out of memory");
+	session_enter(s);
 }
 
-void
-session_challenge(struct session *s, const char *text, size_t len)
-{
-	s->phase = SESSION_CHALLENGE;
-	session_clock_run(s);
-	client_challenge(s->client, text, len);
-}
-
-void
-session_challenge_answer(struct session *s, const char *line, size_t len)
-{
-	session_clock_stop(s);
-	s->phase = SESSION_BACKEND;
-	session_deadline(s, s->cfg->server.backend_auth_timeout);
-	backend_answer(s->backend, line, len);
-}
-
-void
-session_failed(struct session *s, enum failure why, const char *reason)
-{
-	session_over(s, why, reason, NULL, 0);
-}
-
-void
-session_refused(struct session *s, enum failure why, const char *line,
-    size_t len)
-{
-	session_over(s, why, NULL, line, len);
-}
-
-/* A login that came to nothing: log it, drop the backend leg, answer, and go
- * back to the dialogue. line: the backend's own words, if they are to be
- * shown; reason: ours. */
+/* Takes a place at the destination. */
 static void
-session_over(struct session *s, enum failure why, const char *reason,
-    const char *line, size_t len)
+session_enter(struct session *s)
 {
-	uint64_t delay = 0, spent = clock_ms() - s->login_started;
-	const char *end = NULL;
+	enum destination_entry entry =
+	    destination_enter(s->routed, &s->cfg->destination[s->destination],
+		clock_ms(), addr_client_hash(&s->origin.client));
+
+	switch (entry) {
+	case DESTINATION_ENTERED:
+	case DESTINATION_PROBE:
+		s->place = PLACE_CONNECTING;
+		if (!session_backend_start(s, entry == DESTINATION_PROBE))
+			session_failed(s, FAIL_LOCAL, "out of memory");
+		return;
+	case DESTINATION_DOWN:
+		session_failed(s, FAIL_DOWN, "the destination is down");
+		return;
+	case DESTINATION_FULL:
+		session_failed(s, FAIL_FULL, "no connection is free");
+		return;
+	}
+}
+
+static bool
+session_backend_start(struct session *s, bool probe)
+{
+	const struct config_destination *dest =
+	    &s->cfg->destination[s->destination];
+	const struct backend_spec spec = {
+	    .base = s->env->base,
+	    .transport = &transport_sockets,
+	    .resolver = s->env->resolver,
+	    .cfg = s->cfg,
+	    .dest = dest,
+	    .endpoint = &dest->pop3,
+	    .shared = s->routed,
+	    .probe = probe,
+	    .tls = s->slice->tls_client[s->destination],
+	    .turns = &s->slice->source_turn[s->destination],
+	    .origin = &s->origin,
+	    .cred = &s->cred,
+	    .utf8 = s->utf8,
+	    .events = &session_backend_events,
+	    .arg = s,
+	};
+
+	s->phase = SESSION_BACKEND;
+	s->backend = backend_start(&spec);
+	return s->backend != NULL;
+}
+
+static void
+session_backend_done(void *arg, const struct backend_result *r)
+{
+	struct session *s = arg;
 
 	if (session_closed(s))
 		return;
-	session_log_failed(s, why, reason != NULL ? reason : line,
-	    reason != NULL ? strlen(reason) : len);
-	session_credentials_clear(s);
-	backend_free(&s->backend);
-	session_env_count(s->env,
-	    session_failures[why].counts ? COUNT_FAILED : COUNT_DEFERRED);
-	if (why == FAIL_THROTTLED)
-		session_env_count(s->env, COUNT_THROTTLED);
-	if (session_failures[why].counts) {
-		if (spent < s->cfg->server.auth_failure_delay)
-			delay = s->cfg->server.auth_failure_delay - spent;
-		if (why != FAIL_THROTTLED)
-			limits_refused(&s->cfg->limits, &s->client_addr,
-			    clock_ms());
-		if (++s->attempts >= s->listener->max_auth_attempts)
-			end = "too many refused logins";
-	}
-	if (end == NULL && s->env->draining)
-		end = "shutting down";
-	s->phase = SESSION_DIALOGUE;
-	session_let_go(s);
-	session_clock_run(s);
-	if (delay > 0) {
-		session_clock_stop(s);
-		s->clock_left += delay;
-		session_clock_run(s);
-	}
-	if (reason == NULL)
-		client_answer(s->client, line, len, delay, end);
+	s->facts = *backend_facts(s->backend);
+	if (r->accepted)
+		session_accepted(s, r);
 	else
-		client_answer_failure(s->client,
-		    session_failures[why].temporary,
-		    session_failures[why].text != NULL
-			? session_failures[why].text
-			: SESSION_TRY_AGAIN,
-		    delay, end);
+		session_refused(s, r);
 }
 
-void
-session_accepted(struct session *s, const char *line, size_t len)
+/* Gives the place and the backend leg back. */
+static void
+session_leave(struct session *s)
+{
+	bool probe = s->backend != NULL && backend_is_probe(s->backend);
+
+	backend_free(&s->backend);
+	if (s->place != PLACE_NONE)
+		destination_leave(s->routed, s->place == PLACE_RELAYED, probe);
+	s->place = PLACE_NONE;
+}
+
+/* Results */
+
+static void
+session_failed(struct session *s, enum failure why, const char *reason)
+{
+	const struct backend_result r = {.why = why, .reason = reason};
+
+	session_refused(s, &r);
+}
+
+/* A login that came to nothing: log it, drop the backend leg, answer, and go
+ * back to the dialogue. */
+static void
+session_refused(struct session *s, const struct backend_result *r)
+{
+	char line[POP3_LINE_MAX];
+	struct client_answer a = {
+	    .line = line,
+	    .challenge = r->challenge,
+	    .challenge_len = r->challenge_len,
+	};
+
+	session_log_failed(s, r);
+	a.end = session_count_attempt(s, r->why, &a.delay);
+	if (a.end == NULL && s->env->draining)
+		a.end = "shutting down";
+	a.len = r->line != NULL
+	    ? r->len
+	    : client_failure_line(line, failure_temporary(r->why),
+		  failure_text(r->why));
+	if (r->line != NULL)
+		a.line = r->line;
+	s->phase = SESSION_DIALOGUE;
+	/* The wait is ours, not the client's. */
+	s->clock_left += a.delay;
+	session_clock_run(s);
+	client_answer(s->client, &a);
+	credentials_clear(&s->cred);
+	session_leave(s);
+	session_let_go(s);
+}
+
+/* Returns why the connection has to end, or NULL. */
+static const char *
+session_count_attempt(struct session *s, enum failure why, uint64_t *delay_out)
+{
+	uint64_t spent = clock_ms() - s->login_started;
+	uint64_t least = s->cfg->server.auth_failure_delay;
+
+	session_env_count(s->env,
+	    failure_counts(why) ? COUNT_FAILED : COUNT_DEFERRED);
+	if (why == FAIL_THROTTLED)
+		session_env_count(s->env, COUNT_THROTTLED);
+	if (!failure_counts(why))
+		return NULL;
+	if (spent < least)
+		*delay_out = least - spent;
+	if (why != FAIL_THROTTLED)
+		limits_refused(&s->cfg->limits, &s->origin.client, clock_ms());
+	return ++s->attempts >= s->listener->max_auth_attempts
+	    ? "too many refused logins"
+	    : NULL;
+}
+
+static void
+session_accepted(struct session *s, const struct backend_result *r)
 {
 	struct relay_spec spec = {
 	    .base = s->env->base,
@@ -487,11 +636,12 @@ session_accepted(struct session *s, const char *line, size_t len)
 	    .arg = s,
 	};
 
-	session_credentials_clear(s);
+	credentials_clear(&s->cred);
 	session_env_count(s->env, COUNT_LOGINS);
 	s->phase = SESSION_RELAY;
 	spec.backend = backend_release(s->backend, &spec.backend_ssl);
-	spec.client = client_release(s->client, line, len, &spec.client_ssl);
+	spec.client =
+	    client_release(s->client, r->line, r->len, &spec.client_ssl);
 	s->relay = relay_start(&spec);
 	if (s->relay == NULL) {
 		bufferevent_free(spec.backend);
@@ -501,6 +651,8 @@ session_accepted(struct session *s, const char *line, size_t len)
 	s->deadline = NULL;
 	client_free(&s->client);
 	backend_free(&s->backend);
+	destination_logged_in(s->routed);
+	s->place = PLACE_RELAYED;
 	session_let_go(s);
 	s->cfg = NULL;
 	s->listener = NULL;
@@ -509,23 +661,8 @@ session_accepted(struct session *s, const char *line, size_t len)
 		session_close(s, "out of memory");
 }
 
-static void
-session_relay_done(void *arg, enum relay_end why)
-{
-	static const char *const texts[] = {
-	    [RELAY_CLIENT_CLOSED] = "client closed",
-	    [RELAY_BACKEND_CLOSED] = "backend closed",
-	    [RELAY_CLIENT_ERROR] = "client lost",
-	    [RELAY_BACKEND_ERROR] = "backend lost",
-	    [RELAY_IDLE] = "idle",
-	    [RELAY_NO_MEMORY] = "out of memory",
-	};
-
-	session_close(arg, texts[why]);
-}
-
-/* A login is decided by what is in force now, however old the connection is.
- * The listener's own properties stay those of the accept. */
+/* A login is decided by the runtime that is current when its credentials are
+ * complete, however old the connection is. */
 static void
 session_current(struct session *s)
 {
@@ -544,31 +681,25 @@ session_let_go(struct session *s)
 }
 
 static void
-session_credentials_clear(struct session *s)
+session_relay_done(void *arg, enum relay_end why)
 {
-	secret_clear(&s->cred.frame);
-	secret_clear(&s->cred.bearer);
+	static const char *const texts[] = {
+	    [RELAY_CLIENT_CLOSED] = "client closed",
+	    [RELAY_BACKEND_CLOSED] = "backend closed",
+	    [RELAY_CLIENT_ERROR] = "client lost",
+	    [RELAY_BACKEND_ERROR] = "backend lost",
+	    [RELAY_IDLE] = "idle",
+	    [RELAY_NO_MEMORY] = "out of memory",
+	};
+
+	session_close(arg, texts[why]);
 }
 
-bool
-session_failure_retry(enum failure why)
-{
-	return session_failures[why].retry;
-}
+/* The end */
 
-enum session_blame
-session_failure_blame(enum failure why)
-{
-	return session_failures[why].blame;
-}
-
-const char *
-session_failure_name(enum failure why)
-{
-	return session_failures[why].name;
-}
-
-void
+/* The one way out, from any state and callback, any number of times; frees
+ * nothing before the callback has returned. why: a static text. */
+static void
 session_close(struct session *s, const char *why)
 {
 	if (session_closed(s))
@@ -580,7 +711,7 @@ session_close(struct session *s, const char *why)
 	event_active(s->env->reap, 0, 0);
 }
 
-bool
+static bool
 session_closed(const struct session *s)
 {
 	return s->phase == SESSION_CLOSED;
@@ -610,16 +741,15 @@ session_free(struct session *s)
 	session_log_end(s);
 	route_lookup_cancel(&s->route);
 	relay_free(&s->relay);
-	backend_free(&s->backend);
+	session_leave(s);
 	client_free(&s->client);
-	if (s->placed)
-		destination_leave(s->routed, true, false);
 	destination_unref(&s->routed);
 	if (s->deadline != NULL)
 		event_free(s->deadline);
-	session_credentials_clear(s);
+	credentials_clear(&s->cred);
 	free(s->user);
-	session_uncount(s);
+	free(s->authcid);
+	session_departed(s);
 	s->gone(s->gone_arg);
 	runtime_slice_leave(&s->slice);
 	runtime_slice_unref(&s->front);
@@ -649,98 +779,71 @@ session_close_all(struct session_env *env)
 		session_close(s, "shutting down");
 }
 
-void
-session_log(struct log_line *l, int level, const struct session *s,
-    const char *what)
-{
-	char ip[ADDR_TEXT_MAX];
-
-	log_begin(l, level, "%s", what);
-	log_cstr(l, "session", s->id);
-	log_cstr(l, "client", addr_ip(&s->client_addr, ip));
-}
+/* The log */
 
 /* "login failed" is what fail2ban looks for; a backend's trouble is "login
  * deferred", and nobody's fault in front of us. */
 static void
-session_log_failed(struct session *s, enum failure why, const char *reason,
-    size_t len)
+session_log_failed(struct session *s, const struct backend_result *r)
 {
 	struct log_line l;
 	char text[ADDR_TEXT_MAX];
 
-	session_log(&l, session_failures[why].level, s,
-	    session_failures[why].counts ? "login failed" : "login deferred");
-	log_cstr(&l, "user", s->user != NULL ? s->user : "");
-	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
+	origin_log(&l, failure_level(r->why), &s->origin,
+	    failure_counts(r->why) ? "login failed" : "login deferred");
+	session_log_who(&l, s);
 	log_cstr(&l, "listener", s->listener_name);
 	if (s->routed != NULL) {
 		log_cstr(&l, "destination", destination_name(s->routed));
-		log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
+		log_cstr(&l, "backend", addr_text(&s->facts.addr, text));
 	}
-	log_cstr(&l, "failure", session_failures[why].name);
-	log_str(&l, "reason", reason, len);
+	log_cstr(&l, "failure", failure_name(r->why));
+	if (r->reason != NULL)
+		log_cstr(&l, "reason", r->reason);
+	else
+		log_str(&l, "reason", r->line, r->len);
 	log_end(&l);
+}
+
+static void
+session_log_who(struct log_line *l, const struct session *s)
+{
+	log_cstr(l, "user", s->user != NULL ? s->user : "");
+	if (s->authcid != NULL)
+		log_cstr(l, "authcid", s->authcid);
+	log_cstr(l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
 }
 
 /* Load balancers' probes come and go without a word: not worth a line. */
 static void
 session_log_end(struct session *s)
 {
-	struct log_line l;
-	char text[ADDR_TEXT_MAX];
+	const struct origin *o = &s->origin;
 	bool relayed = s->relay != NULL;
+	char text[ADDR_TEXT_MAX];
+	struct log_line l;
 
-	session_log(&l, relayed || s->attempts > 0 ? LOG_INFO : LOG_DEBUG, s,
+	origin_log(&l, relayed || s->attempts > 0 ? LOG_INFO : LOG_DEBUG, o,
 	    "session closed");
 	log_cstr(&l, "listener", s->listener_name);
-	log_cstr(&l, "user", s->user != NULL ? s->user : "");
+	session_log_who(&l, s);
 	log_cstr(&l, "destination",
 	    s->routed != NULL ? destination_name(s->routed) : "-");
-	log_cstr(&l, "backend", addr_text(&s->backend_addr, text));
+	log_cstr(&l, "backend", addr_text(&s->facts.addr, text));
 	log_cstr(&l, "client_tls",
-	    s->client_tls != NULL ? s->client_tls : "none");
-	if (s->client_cipher != NULL)
-		log_cstr(&l, "client_cipher", s->client_cipher);
-	if (!addr_same_ip(&s->peer, &s->client_addr))
+	    o->tls_version != NULL ? o->tls_version : "none");
+	if (o->tls_cipher != NULL)
+		log_cstr(&l, "client_cipher", o->tls_cipher);
+	if (!addr_same_ip(&s->peer, &o->client))
 		log_cstr(&l, "via", addr_ip(&s->peer, text));
 	log_cstr(&l, "backend_tls",
-	    s->backend_tls != NULL ? s->backend_tls : "none");
-	if (s->backend_cipher != NULL)
-		log_cstr(&l, "backend_cipher", s->backend_cipher);
-	log_cstr(&l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
+	    s->facts.tls != NULL ? s->facts.tls : "none");
+	if (s->facts.cipher != NULL)
+		log_cstr(&l, "backend_cipher", s->facts.cipher);
 	log_uint(&l, "bytes_to_backend", s->to_backend);
 	log_uint(&l, "bytes_to_client", s->to_client);
 	log_uint(&l, "duration_ms", clock_ms() - s->started);
 	log_cstr(&l, "login", relayed ? "ok" : "none");
 	log_cstr(&l, "reason", s->end);
 	log_end(&l);
-}
-
-void
-session_drain_wiped(struct evbuffer *buf, size_t n)
-{
-	struct evbuffer_iovec vec[16];
-	size_t left = n;
-
-	while (left > 0) {
-		int used = evbuffer_peek(buf, (ev_ssize_t)left, NULL, vec,
-		    (int)ARRAY_LEN(vec));
-		size_t drained = 0;
-
-		if (used > (int)ARRAY_LEN(vec))
-			used = (int)ARRAY_LEN(vec);
-		for (int i = 0; i < used && drained < left; i++) {
-			size_t part = vec[i].iov_len;
-
-			if (part > left - drained)
-				part = left - drained;
-			secret_wipe(vec[i].iov_base, part);
-			drained += part;
-		}
-		if (drained == 0)
-			return;
-		evbuffer_drain(buf, drained);
-		left -= drained;
-	}
 }

@@ -5,15 +5,18 @@
  *
  * One command, one reply: a byte more than was asked for means that the two
  * sides do not understand each other the same way, and no password is sent
- * into that. No credential leaves before backend_safe() has said so. */
+ * into that. No credential leaves before backend_safe() has said so.
+ *
+ * The result is told from the loop (backend_end(), backend_end_cb()), so no
+ * function here has to expect that the leg is gone when another one returns. */
 
-#include "session_priv.h"
+#include "session/backend.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <event2/buffer.h>
@@ -22,18 +25,17 @@
 #include <event2/event.h>
 #include <openssl/err.h>
 
+#include "net/connector.h"
+#include "net/tls_client.h"
 #include "platform/clock.h"
 #include "proto/base64.h"
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
-#include "net/connector.h"
 #include "service/destination.h"
-#include "service/runtime.h"
-#include "net/tls_client.h"
+#include "session/line.h"
 #include "tls_leg.h"
 
 #define BACKEND_INPUT_MAX (16 * 1024)
-#define BACKEND_CHALLENGES_MAX 4
 #define BACKEND_CHALLENGE_MAX (16 * 1024) /* octets of one challenge line */
 #define BACKEND_RETRY_MS 100
 #define BACKEND_AT_WORK_MS 1000 /* a login held so long is being worked on */
@@ -44,38 +46,21 @@ enum backend_state {
 	BACKEND_HANDSHAKE, /* TLS */
 	BACKEND_GREETING, /* it speaks first */
 	BACKEND_CAPA, /* has to offer STLS; forgotten afterwards */
+	BACKEND_CAPA_BODY,
 	BACKEND_STLS, /* a byte behind its "+OK" is an attack */
 	BACKEND_XCLIENT,
 	BACKEND_LEARN, /* CAPA again, on the secured leg */
+	BACKEND_LEARN_BODY,
 	BACKEND_UTF8,
 	BACKEND_USER,
 	BACKEND_PASS, /* credentials are out */
 	BACKEND_AUTH, /* mechanism and initial response are out */
 	BACKEND_AUTH_PROMPT, /* the mechanism alone is out */
 	BACKEND_AUTH_RESULT, /* the response is out */
-	BACKEND_CHALLENGE, /* nothing: the client has to answer */
 	BACKEND_CANCEL, /* we have ended the exchange; its "-ERR" */
+	BACKEND_OVER, /* nothing: the result is known */
 	BACKEND_STATES
 };
-static const char *const backend_state_names[] = {
-    [BACKEND_CONNECT] = "connect",
-    [BACKEND_HANDSHAKE] = "handshake",
-    [BACKEND_GREETING] = "greeting",
-    [BACKEND_CAPA] = "capa",
-    [BACKEND_STLS] = "stls",
-    [BACKEND_XCLIENT] = "xclient",
-    [BACKEND_LEARN] = "learn",
-    [BACKEND_UTF8] = "utf8",
-    [BACKEND_USER] = "user",
-    [BACKEND_PASS] = "pass",
-    [BACKEND_AUTH] = "auth",
-    [BACKEND_AUTH_PROMPT] = "auth prompt",
-    [BACKEND_AUTH_RESULT] = "auth result",
-    [BACKEND_CHALLENGE] = "challenge",
-    [BACKEND_CANCEL] = "cancel",
-};
-_Static_assert(ARRAY_LEN(backend_state_names) == BACKEND_STATES,
-    "unnamed state");
 
 /* What is remembered of a destination (destination_learn()). */
 enum backend_learnt {
@@ -87,38 +72,40 @@ enum backend_learnt {
 };
 
 struct backend {
-	struct session *s;
-	const struct config_destination *dest;
-	const struct config_endpoint *endpoint;
-	struct destination *shared;
-	bool entered; /* counted in shared */
-	bool probe; /* the one that finds out whether it is up again */
+	struct backend_spec spec;
+	struct backend_facts facts;
 	enum backend_state state;
 	struct connector *connector;
 	struct event *pause; /* before a retry; later: is it at work? */
+	struct event *end; /* tells the result */
 	uint64_t ready_by; /* clock_ms(); where backend_timeout ends */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
 	unsigned retries; /* left */
 	bool tls_again; /* a handshake failed for what it offered */
 	struct addr after; /* the last connection was there and failed */
+	bool probe; /* spec's, until it has a verdict */
 	bool xclient_offered;
-	bool credentials_out; /* on this connection */
 	bool fallback; /* an inline response was refused just now */
 	bool user_pass; /* AUTH PLAIN was refused as such */
 	uint32_t learnt;
 	struct pop3_capabilities caps; /* being read */
 	size_t capa_lines, capa_octets;
-	bool capa_body; /* behind CAPA's "+OK" */
-	unsigned challenges;
+	char *challenge; /* the backend's, before it refuses a token */
+	size_t challenge_len;
+	struct backend_result result; /* its texts are in text */
+	char text[POP3_LINE_MAX];
 };
+
+typedef void backend_reply(struct backend *b, const struct pop3_reply *reply);
 
 static void backend_connect(struct backend *b);
 static void backend_connected(void *arg, enum connector_status status, int fd,
     const struct addr *peer, const char *reason);
 static void backend_take_fd(struct backend *b, int fd);
 static bool backend_send_proxy(struct backend *b, int fd);
-static bool backend_plain(struct backend *b, int fd);
+static void backend_listen(struct backend *b);
+static void backend_plain(struct backend *b, int fd);
 static void backend_tls(struct backend *b, int fd);
 static void backend_handshaken(struct backend *b);
 static void backend_handshake_failed(struct backend *b);
@@ -127,81 +114,145 @@ static void backend_reset(struct backend *b);
 static void backend_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_fail(struct backend *b, enum failure why,
     const char *reason);
+static void backend_retry(struct backend *b, enum failure why,
+    const char *reason);
+static void backend_end(struct backend *b);
+static void backend_end_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_blame(struct backend *b, enum failure why);
 static void backend_event_cb(struct bufferevent *bev, short what, void *arg);
 static void backend_read_cb(struct bufferevent *bev, void *arg);
-static size_t backend_line_max(const struct backend *b);
 static bool backend_line(struct backend *b, char *line, size_t *len_out);
+static void backend_line_done(struct backend *b, const char *line, size_t len);
 static bool backend_alone(struct backend *b);
 static void backend_lost(struct backend *b);
-static void backend_reply(struct backend *b, const struct pop3_reply *reply);
+static bool backend_is_out(const struct backend *b);
 static void backend_capa_line(struct backend *b, const char *line, size_t len);
 static void backend_send(struct backend *b, enum backend_state state,
     const char *line);
 static void backend_enter(struct backend *b, enum backend_state state);
-static void backend_greeting(struct backend *b, const struct pop3_reply *reply);
-static void backend_capa(struct backend *b);
-static void backend_stls(struct backend *b, const struct pop3_reply *reply);
+static backend_reply backend_greeting, backend_capa, backend_stls,
+    backend_xclient, backend_learnt, backend_utf8_done, backend_user_done,
+    backend_auth_inline, backend_auth_prompt, backend_auth_result,
+    backend_cancelled, backend_result;
+static void backend_capa_done(struct backend *b);
 static void backend_secured(struct backend *b);
-static void backend_xclient(struct backend *b, const struct pop3_reply *reply);
 static size_t backend_xclient_line(struct backend *b, char *line, size_t size);
 static void backend_learn(struct backend *b);
-static void backend_learn_done(struct backend *b, bool offered);
+static void backend_learn_done(struct backend *b);
+static void backend_remember(struct backend *b, uint32_t bits);
 static void backend_utf8(struct backend *b);
 static void backend_login(struct backend *b);
 static bool backend_safe(struct backend *b, struct err *err);
-static void backend_credentials_out(struct backend *b);
+static void backend_credentials_out(struct backend *b,
+    enum backend_state state);
 static void backend_well(struct backend *b);
 static void backend_log_up(struct backend *b);
 static void backend_login_password(struct backend *b);
 static void backend_login_user(struct backend *b);
 static void backend_pass(struct backend *b);
 static void backend_auth(struct backend *b, const char *b64, size_t len);
+static void backend_auth_two_step(struct backend *b);
 static void backend_response(struct backend *b);
 static void backend_write_secret(struct backend *b, const char *before,
     const char *secret, size_t len);
-static void backend_auth_reply(struct backend *b,
-    const struct pop3_reply *reply);
-static void backend_auth_refused(struct backend *b,
-    const struct pop3_reply *reply);
+static bool backend_is_form(const struct pop3_reply *reply);
 static void backend_challenge(struct backend *b,
     const struct pop3_reply *reply);
-static void backend_cancel(struct backend *b);
 static bool backend_is_busy(const struct pop3_reply *reply);
-static void backend_result(struct backend *b, const struct pop3_reply *reply);
+static void backend_accepted(struct backend *b, const struct pop3_reply *reply);
+static void backend_refused(struct backend *b, const struct pop3_reply *reply);
 static bool backend_is_password(const struct backend *b);
 
-bool
-backend_start(struct session *s)
+/* Reply kinds, for backend_rows. */
+#define ROW_OK (1u << POP3_REPLY_OK)
+#define ROW_ERR (1u << POP3_REPLY_ERR)
+#define ROW_CONTINUE (1u << POP3_REPLY_CONTINUE)
+#define ROW_OK_OR_ERR (ROW_OK | ROW_ERR)
+#define ROW_ANY (ROW_OK | ROW_ERR | ROW_CONTINUE)
+
+/* All about a state that is not what its reply means. */
+static const struct backend_row {
+	const char *name; /* for the log */
+	size_t line_max; /* of a reply, its end included; 0: none is due */
+	unsigned in_place; /* reply kinds that may come */
+	unsigned more; /* kinds behind which more may stand in the same read */
+	/* What an end of the connection, or of the time, means. Anything but
+	 * CLOSED: credentials are out. */
+	enum failure eof;
+	backend_reply *reply; /* NULL: a body line, or none is due */
+} backend_rows[] = {
+    [BACKEND_CONNECT] = {"connect", 0, 0, 0, FAIL_CLOSED, NULL},
+    [BACKEND_HANDSHAKE] = {"handshake", 0, 0, 0, FAIL_CLOSED, NULL},
+    [BACKEND_GREETING] = {"greeting", POP3_LINE_MAX, ROW_OK_OR_ERR, 0,
+	FAIL_CLOSED, backend_greeting},
+    [BACKEND_CAPA] = {"capa", POP3_LINE_MAX, ROW_OK_OR_ERR, ROW_OK, FAIL_CLOSED,
+	backend_capa},
+    [BACKEND_CAPA_BODY] = {"capa body", POP3_LINE_MAX, 0, 0, FAIL_CLOSED, NULL},
+    [BACKEND_STLS] = {"stls", POP3_LINE_MAX, ROW_OK_OR_ERR, 0, FAIL_CLOSED,
+	backend_stls},
+    [BACKEND_XCLIENT] = {"xclient", POP3_LINE_MAX, ROW_OK_OR_ERR, 0,
+	FAIL_CLOSED, backend_xclient},
+    [BACKEND_LEARN] = {"learn", POP3_LINE_MAX, ROW_OK_OR_ERR, ROW_OK,
+	FAIL_CLOSED, backend_learnt},
+    [BACKEND_LEARN_BODY] = {"learn body", POP3_LINE_MAX, 0, 0, FAIL_CLOSED,
+	NULL},
+    [BACKEND_UTF8] = {"utf8", POP3_LINE_MAX, ROW_OK_OR_ERR, 0, FAIL_CLOSED,
+	backend_utf8_done},
+    [BACKEND_USER] = {"user", POP3_LINE_MAX, ROW_OK_OR_ERR, 0, FAIL_CLOSED,
+	backend_user_done},
+    [BACKEND_PASS] = {"pass", POP3_LINE_MAX, ROW_OK_OR_ERR, ROW_OK,
+	FAIL_DROPPED, backend_result},
+    [BACKEND_AUTH] = {"auth", BACKEND_CHALLENGE_MAX, ROW_ANY, ROW_OK,
+	FAIL_DROPPED, backend_auth_inline},
+    [BACKEND_AUTH_PROMPT] = {"auth prompt", BACKEND_CHALLENGE_MAX,
+	ROW_ERR | ROW_CONTINUE, 0, FAIL_CLOSED, backend_auth_prompt},
+    [BACKEND_AUTH_RESULT] = {"auth result", BACKEND_CHALLENGE_MAX, ROW_ANY,
+	ROW_OK, FAIL_DROPPED, backend_auth_result},
+    [BACKEND_CANCEL] = {"cancel", POP3_LINE_MAX, ROW_ERR, 0, FAIL_REJECTED,
+	backend_cancelled},
+    [BACKEND_OVER] = {"over", 0, 0, 0, FAIL_CLOSED, NULL},
+};
+_Static_assert(ARRAY_LEN(backend_rows) == BACKEND_STATES, "unnamed state");
+
+struct backend *
+backend_start(const struct backend_spec *spec)
 {
 	struct backend *b = calloc(1, sizeof(*b));
-	enum destination_entry entry;
 
 	if (b == NULL)
-		return false;
-	s->backend = b;
-	b->s = s;
-	b->dest = &s->cfg->destination[s->destination];
-	b->endpoint = &b->dest->pop3;
-	b->shared = destination_ref(s->slice->rt->destination[s->destination]);
-	b->retries = s->cfg->server.backend_connect_retries;
-	b->ready_by = clock_ms() + s->cfg->server.backend_timeout;
-	b->pause = evtimer_new(s->env->base, backend_pause_cb, b);
-	if (b->pause == NULL)
-		return false;
-	entry = destination_enter(b->shared, b->dest, clock_ms(),
-	    addr_client_hash(&s->client_addr));
-	b->entered = entry == DESTINATION_ENTERED || entry == DESTINATION_PROBE;
-	b->probe = entry == DESTINATION_PROBE;
-	if (b->probe)
-		b->retries = 0;
-	if (b->entered)
-		backend_connect(b);
-	else if (entry == DESTINATION_DOWN)
-		backend_fail(b, FAIL_DOWN, "the destination is down");
-	else
-		backend_fail(b, FAIL_FULL, "no connection is free");
-	return true;
+		return NULL;
+	b->spec = *spec;
+	b->probe = spec->probe;
+	/* A probe has one try: others wait for its verdict. */
+	b->retries = b->probe ? 0 : spec->cfg->server.backend_connect_retries;
+	b->ready_by = clock_ms() + spec->cfg->server.backend_timeout;
+	b->pause = evtimer_new(spec->base, backend_pause_cb, b);
+	b->end = event_new(spec->base, -1, 0, backend_end_cb, b);
+	if (b->pause == NULL || b->end == NULL) {
+		backend_free(&b);
+		return NULL;
+	}
+	spec->events->deadline(spec->arg, spec->cfg->server.backend_timeout);
+	backend_connect(b);
+	return b;
+}
+
+const struct backend_facts *
+backend_facts(const struct backend *b)
+{
+	return &b->facts;
+}
+
+bool
+backend_is_probe(const struct backend *b)
+{
+	return b->probe;
+}
+
+const char *
+backend_state_name(const struct backend *b)
+{
+	return backend_rows[b->state].name;
 }
 
 /* The socket */
@@ -209,21 +260,20 @@ backend_start(struct session *s)
 static void
 backend_connect(struct backend *b)
 {
-	struct session *s = b->s;
 	const struct connector_spec spec = {
-	    .base = s->env->base,
-	    .resolver = s->env->resolver,
-	    .cfg = s->cfg,
-	    .dest = b->dest,
-	    .port = b->endpoint->port,
+	    .base = b->spec.base,
+	    .resolver = b->spec.resolver,
+	    .cfg = b->spec.cfg,
+	    .dest = b->spec.dest,
+	    .port = b->spec.endpoint->port,
 	    .after = b->after,
-	    .turns = &s->slice->source_turn[s->destination],
+	    .turns = b->spec.turns,
 	    .done = backend_connected,
 	    .arg = b,
 	};
 
 	backend_enter(b, BACKEND_CONNECT);
-	b->connector = connector_start(&spec);
+	b->connector = b->spec.transport->connect(&spec);
 	if (b->connector == NULL)
 		backend_fail(b, FAIL_LOCAL, "out of memory");
 }
@@ -237,7 +287,7 @@ backend_connected(void *arg, enum connector_status status, int fd,
 	b->connector = NULL;
 	switch (status) {
 	case CONNECTOR_OK:
-		b->s->backend_addr = *peer;
+		b->facts.addr = *peer;
 		backend_take_fd(b, fd);
 		return;
 	case CONNECTOR_RESOLVE:
@@ -258,19 +308,14 @@ backend_connected(void *arg, enum connector_status status, int fd,
 static void
 backend_take_fd(struct backend *b, int fd)
 {
-	if (b->endpoint->forwarding == FORWARD_PROXY &&
+	if (b->spec.endpoint->forwarding == FORWARD_PROXY &&
 	    !backend_send_proxy(b, fd)) {
 		close(fd);
 		backend_fail(b, FAIL_CLOSED, "cannot send the PROXY header");
-		return;
-	}
-	if (b->endpoint->tls == TLS_IMPLICIT) {
+	} else if (b->spec.endpoint->tls == TLS_IMPLICIT) {
 		backend_tls(b, fd);
-	} else if (!backend_plain(b, fd)) {
-		close(fd);
-		backend_fail(b, FAIL_LOCAL, "out of memory");
 	} else {
-		backend_enter(b, BACKEND_GREETING);
+		backend_plain(b, fd);
 	}
 }
 
@@ -278,18 +323,18 @@ backend_take_fd(struct backend *b, int fd)
 static bool
 backend_send_proxy(struct backend *b, int fd)
 {
-	const struct session *s = b->s;
-	bool ours = s->transport == XCLIENT_TRANSPORT_UNSET;
+	const struct origin *o = b->spec.origin;
+	bool ours = o->transport == XCLIENT_TRANSPORT_UNSET;
 	const struct proxy_out p = {
-	    .src = s->client_addr,
-	    .dst = s->local_addr,
-	    .tls = session_client_encrypted(s),
+	    .src = o->client,
+	    .dst = o->local,
+	    .tls = origin_encrypted(o),
 	    /* Of a leg that ends elsewhere we know no more. */
-	    .tls_version = ours ? s->client_tls : NULL,
-	    .tls_cipher = ours ? s->client_cipher : NULL,
-	    .authority = s->server_name,
-	    .session = s->id,
-	    .ttl = s->ttl != 0 ? s->ttl - 1 : s->cfg->server.proxy_ttl,
+	    .tls_version = ours ? o->tls_version : NULL,
+	    .tls_cipher = ours ? o->tls_cipher : NULL,
+	    .authority = o->server_name,
+	    .session = o->id,
+	    .ttl = origin_ttl_out(o, b->spec.cfg->server.proxy_ttl),
 	};
 	uint8_t header[1024];
 	size_t len = proxy_header_format(&p, header, sizeof(header));
@@ -297,41 +342,57 @@ backend_send_proxy(struct backend *b, int fd)
 	return len > 0 && send(fd, header, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
-static bool
-backend_plain(struct backend *b, int fd)
+/* On a new bufferevent. */
+static void
+backend_listen(struct backend *b)
 {
-	b->bev =
-	    bufferevent_socket_new(b->s->env->base, fd, BEV_OPT_CLOSE_ON_FREE);
-	if (b->bev == NULL)
-		return false;
 	bufferevent_setcb(b->bev, backend_read_cb, NULL, backend_event_cb, b);
 	bufferevent_setwatermark(b->bev, EV_READ, 0, BACKEND_INPUT_MAX);
 	bufferevent_enable(b->bev, EV_READ);
-	return true;
 }
 
 /* Takes fd over. */
 static void
-backend_tls(struct backend *b, int fd)
+backend_plain(struct backend *b, int fd)
 {
-	struct session *s = b->s;
-
-	backend_enter(b, BACKEND_HANDSHAKE);
-	b->ssl =
-	    tls_client_ssl(s->slice->tls_client[s->destination], !b->tls_again);
-	if (b->ssl != NULL)
-		b->bev = bufferevent_openssl_socket_new(s->env->base, fd,
-		    b->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
+	b->bev = b->spec.transport->plain(b->spec.base, fd);
 	if (b->bev == NULL) {
-		/* With CLOSE_ON_FREE it is freed also by what fails. */
-		b->ssl = NULL;
 		close(fd);
 		backend_fail(b, FAIL_LOCAL, "out of memory");
 		return;
 	}
-	bufferevent_setcb(b->bev, backend_read_cb, NULL, backend_event_cb, b);
-	bufferevent_setwatermark(b->bev, EV_READ, 0, BACKEND_INPUT_MAX);
-	bufferevent_enable(b->bev, EV_READ);
+	backend_enter(b, BACKEND_GREETING);
+	backend_listen(b);
+}
+
+/* Takes fd over; -1: the connection is b->bev's, in clear so far. */
+static void
+backend_tls(struct backend *b, int fd)
+{
+	const struct transport *t = b->spec.transport;
+	struct bufferevent *plain = b->bev;
+
+	backend_enter(b, BACKEND_HANDSHAKE);
+	b->ssl = tls_client_ssl(b->spec.tls, !b->tls_again);
+	if (b->ssl == NULL && fd != -1)
+		close(fd);
+	if (b->ssl == NULL) {
+		backend_fail(b, FAIL_LOCAL, "out of memory");
+		return;
+	}
+	if (plain != NULL)
+		b->bev = t->upgrade(plain, b->ssl, BUFFEREVENT_SSL_CONNECTING);
+	else
+		b->bev = t->tls(b->spec.base, fd, b->ssl,
+		    BUFFEREVENT_SSL_CONNECTING);
+	if (b->bev == NULL) {
+		b->ssl = NULL;
+		if (plain == NULL)
+			close(fd);
+		backend_fail(b, FAIL_LOCAL, "out of memory");
+		return;
+	}
+	backend_listen(b);
 }
 
 static void
@@ -340,12 +401,11 @@ backend_handshaken(struct backend *b)
 	struct err err = {""};
 
 	tls_leg_secured(b->bev, b->ssl);
-	b->s->backend_tls = SSL_get_version(b->ssl);
-	b->s->backend_cipher = SSL_get_cipher_name(b->ssl);
-	if (!tls_client_verified(b->s->slice->tls_client[b->s->destination],
-		b->ssl, &err))
+	b->facts.tls = SSL_get_version(b->ssl);
+	b->facts.cipher = SSL_get_cipher_name(b->ssl);
+	if (!tls_client_verified(b->spec.tls, b->ssl, &err))
 		backend_fail(b, FAIL_TLS, err.text);
-	else if (b->endpoint->tls == TLS_IMPLICIT)
+	else if (b->spec.endpoint->tls == TLS_IMPLICIT)
 		backend_enter(b, BACKEND_GREETING);
 	else
 		backend_secured(b);
@@ -354,12 +414,10 @@ backend_handshaken(struct backend *b)
 static void
 backend_handshake_failed(struct backend *b)
 {
-	struct session *s = b->s;
 	unsigned long code = bufferevent_get_openssl_error(b->bev);
 	long verify = SSL_get_verify_result(b->ssl);
 	struct err err = {""};
-	bool again = tls_client_failed(s->slice->tls_client[s->destination],
-	    b->ssl, code, &err);
+	bool again = tls_client_failed(b->spec.tls, b->ssl, code, &err);
 
 	ERR_clear_error();
 	if (again && !b->tls_again)
@@ -378,9 +436,9 @@ backend_tls_again(struct backend *b, const char *reason)
 	static const struct timeval at_once = {0, 0};
 	struct log_line l;
 
-	session_log(&l, LOG_INFO, b->s,
+	origin_log(&l, LOG_INFO, b->spec.origin,
 	    "trying the backend again with a plainer TLS handshake");
-	log_cstr(&l, "destination", b->dest->name);
+	log_cstr(&l, "destination", b->spec.dest->name);
 	log_cstr(&l, "reason", reason);
 	log_end(&l);
 	b->tls_again = true;
@@ -393,7 +451,7 @@ backend_tls_again(struct backend *b, const char *reason)
 static void
 backend_reset(struct backend *b)
 {
-	connector_cancel(&b->connector);
+	b->spec.transport->cancel(&b->connector);
 	if (b->pause != NULL)
 		evtimer_del(b->pause);
 	if (b->bev != NULL) {
@@ -405,7 +463,7 @@ backend_reset(struct backend *b)
 	}
 	b->bev = NULL;
 	b->ssl = NULL;
-	b->xclient_offered = b->credentials_out = b->capa_body = false;
+	b->xclient_offered = false;
 }
 
 void
@@ -419,9 +477,9 @@ backend_free(struct backend **bp)
 	backend_reset(b);
 	if (b->pause != NULL)
 		event_free(b->pause);
-	if (b->entered)
-		destination_leave(b->shared, false, b->probe);
-	destination_unref(&b->shared);
+	if (b->end != NULL)
+		event_free(b->end);
+	free(b->challenge);
 	free(b);
 }
 
@@ -432,51 +490,80 @@ backend_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 
 	if (b->state == BACKEND_CONNECT) {
 		backend_connect(b);
-	} else if (destination_at_work(b->shared)) {
+	} else if (destination_at_work(b->spec.shared)) {
 		b->probe = false;
 		backend_log_up(b);
 	}
 }
 
-/* The leg cannot go on: another connection, or the end of this login. b may be
- * gone afterwards. */
+/* The leg cannot go on: another connection, or the end of this login. */
 static void
 backend_fail(struct backend *b, enum failure why, const char *reason)
 {
-	struct timeval tv = {0, BACKEND_RETRY_MS * 1000};
-	struct session *s = b->s;
-	uint64_t now = clock_ms();
-	struct log_line l;
-	char text[320];
-
+	if (b->state == BACKEND_OVER)
+		return;
 	backend_blame(b, why);
-	if (session_failure_retry(why) && b->retries > 0 &&
-	    !b->credentials_out) {
-		session_log(&l, LOG_INFO, s, "trying the backend again");
-		log_cstr(&l, "destination", b->dest->name);
-		log_cstr(&l, "failure", session_failure_name(why));
-		log_cstr(&l, "reason", reason);
-		log_end(&l);
-		b->retries--;
-		if (b->state != BACKEND_CONNECT)
-			b->after = s->backend_addr;
-		backend_reset(b);
-		backend_enter(b, BACKEND_CONNECT);
-		evtimer_add(b->pause, &tv);
-		/* The login may have had its own deadline already. */
-		session_deadline(s, b->ready_by > now ? b->ready_by - now : 1);
+	if (failure_retries(why) && b->retries > 0 && !backend_is_out(b)) {
+		backend_retry(b, why, reason);
 		return;
 	}
-	assert(b->state < BACKEND_STATES);
-	snprintf(text, sizeof(text), "%s (waiting for: %s)", reason,
-	    backend_state_names[b->state]);
-	session_failed(s, why, text);
+	snprintf(b->text, sizeof(b->text), "%s (waiting for: %s)", reason,
+	    backend_rows[b->state].name);
+	b->result.why = why;
+	b->result.reason = b->text;
+	backend_end(b);
+}
+
+static void
+backend_retry(struct backend *b, enum failure why, const char *reason)
+{
+	struct timeval tv = {0, BACKEND_RETRY_MS * 1000};
+	uint64_t now = clock_ms();
+	struct log_line l;
+
+	origin_log(&l, LOG_INFO, b->spec.origin, "trying the backend again");
+	log_cstr(&l, "destination", b->spec.dest->name);
+	log_cstr(&l, "failure", failure_name(why));
+	log_cstr(&l, "reason", reason);
+	log_end(&l);
+	b->retries--;
+	if (b->state != BACKEND_CONNECT)
+		b->after = b->facts.addr;
+	backend_reset(b);
+	backend_enter(b, BACKEND_CONNECT);
+	evtimer_add(b->pause, &tv);
+	/* The login may have had its own deadline already. */
+	b->spec.events->deadline(b->spec.arg,
+	    b->ready_by > now ? b->ready_by - now : 1);
+}
+
+/* b->result is complete: no more input, and tell it from the loop. */
+static void
+backend_end(struct backend *b)
+{
+	backend_enter(b, BACKEND_OVER);
+	evtimer_del(b->pause);
+	if (b->bev != NULL)
+		bufferevent_disable(b->bev, EV_READ);
+	event_active(b->end, 0, 0);
+}
+
+static void
+backend_end_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	struct backend *b = arg;
+
+	b->result.challenge = b->challenge;
+	b->result.challenge_len = b->challenge_len;
+	b->spec.events->done(b->spec.arg, &b->result);
 }
 
 void
 backend_timeout(struct backend *b)
 {
-	if (b->credentials_out)
+	if (b->state == BACKEND_CANCEL)
+		backend_fail(b, FAIL_REJECTED, "no reply after its challenge");
+	else if (backend_is_out(b))
 		backend_fail(b, FAIL_UNANSWERED,
 		    "no answer to the login in time");
 	else
@@ -490,22 +577,22 @@ backend_timeout(struct backend *b)
 static void
 backend_blame(struct backend *b, enum failure why)
 {
-	const struct config_server *cfg = &b->s->cfg->server;
+	const struct config_server *cfg = &b->spec.cfg->server;
 	const struct destination_health rules = {cfg->host_down_threshold,
 	    cfg->host_down_min_clients, cfg->host_down_cooldown};
-	enum session_blame blame = session_failure_blame(why);
+	enum failure_blame blame = failure_blame(why);
 	struct log_line l;
 
 	if (blame == BLAME_NOBODY)
 		return;
-	if (!destination_failed(b->shared, &rules, clock_ms(),
-		blame == BLAME_HOST, addr_client_hash(&b->s->client_addr),
+	if (!destination_failed(b->spec.shared, &rules, clock_ms(),
+		blame == BLAME_HOST, addr_client_hash(&b->spec.origin->client),
 		b->probe))
 		return;
-	session_log(&l, LOG_ERR, b->s, "destination is down");
-	log_cstr(&l, "destination", b->dest->name);
+	origin_log(&l, LOG_ERR, b->spec.origin, "destination is down");
+	log_cstr(&l, "destination", b->spec.dest->name);
 	log_uint(&l, "cooldown_ms", cfg->host_down_cooldown);
-	log_cstr(&l, "failure", session_failure_name(why));
+	log_cstr(&l, "failure", failure_name(why));
 	log_end(&l);
 }
 
@@ -513,7 +600,6 @@ static void
 backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 {
 	struct backend *b = arg;
-	struct session *s = b->s;
 
 	if (what & BEV_EVENT_CONNECTED) {
 		/* The TCP connection was there already: this is TLS. */
@@ -527,8 +613,8 @@ backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 	ERR_clear_error();
 	/* Its last words first: the callback does not come again. */
 	if (what & BEV_EVENT_EOF)
-		backend_read_cb(b->bev, b);
-	if (s->backend == b && b->bev == bev)
+		backend_read_cb(bev, b);
+	if (b->bev == bev && b->state != BACKEND_OVER)
 		backend_lost(b);
 }
 
@@ -540,17 +626,23 @@ backend_lost(struct backend *b)
 		/* It refused the inline response by closing as well: two steps
 		 * on a fresh connection; no credential was sent since. */
 		b->fallback = false;
-		b->credentials_out = false;
 		backend_reset(b);
-		b->ready_by = clock_ms() + b->s->cfg->server.backend_timeout;
-		session_deadline(b->s, b->s->cfg->server.backend_timeout);
+		b->ready_by = clock_ms() + b->spec.cfg->server.backend_timeout;
+		b->spec.events->deadline(b->spec.arg,
+		    b->spec.cfg->server.backend_timeout);
 		backend_connect(b);
-	} else if (b->credentials_out) {
-		backend_fail(b, FAIL_DROPPED,
-		    "closed without answering the login");
 	} else {
-		backend_fail(b, FAIL_CLOSED, "closed the connection");
+		backend_fail(b, backend_rows[b->state].eof,
+		    backend_is_out(b) ? "closed without answering the login"
+				      : "closed the connection");
 	}
+}
+
+/* Whether credentials are out on this connection. */
+static bool
+backend_is_out(const struct backend *b)
+{
+	return backend_rows[b->state].eof != FAIL_CLOSED;
 }
 
 /* Replies */
@@ -559,81 +651,57 @@ static void
 backend_read_cb(struct bufferevent *bev, void *arg)
 {
 	struct backend *b = arg;
-	struct session *s = b->s;
 	char line[BACKEND_CHALLENGE_MAX];
-	struct pop3_reply reply;
 	size_t len;
 
-	while (s->backend == b && b->bev == bev &&
-	    backend_line(b, line, &len)) {
-		if (b->capa_body) {
-			backend_capa_line(b, line, len);
-			continue;
-		}
-		pop3_reply_parse(line, len, &reply);
-		if (reply.kind == POP3_REPLY_BAD)
-			backend_fail(b, FAIL_PROTOCOL,
-			    "what it says is no POP3 reply");
-		else
-			backend_reply(b, &reply);
-	}
-}
-
-/* Challenges may be long; nothing else is. */
-static size_t
-backend_line_max(const struct backend *b)
-{
-	switch (b->state) {
-	case BACKEND_AUTH:
-	case BACKEND_AUTH_PROMPT:
-	case BACKEND_AUTH_RESULT:
-		return BACKEND_CHALLENGE_MAX;
-	case BACKEND_CONNECT:
-	case BACKEND_HANDSHAKE:
-	case BACKEND_GREETING:
-	case BACKEND_CAPA:
-	case BACKEND_STLS:
-	case BACKEND_XCLIENT:
-	case BACKEND_LEARN:
-	case BACKEND_UTF8:
-	case BACKEND_USER:
-	case BACKEND_PASS:
-	case BACKEND_CHALLENGE:
-	case BACKEND_CANCEL:
-	case BACKEND_STATES:
-		break;
-	}
-	return POP3_LINE_MAX;
+	/* A retry, or TLS, has another bufferevent. */
+	while (b->bev == bev && backend_line(b, line, &len))
+		backend_line_done(b, line, len);
 }
 
 static bool
 backend_line(struct backend *b, char *line, size_t *len_out)
 {
-	struct evbuffer *in = bufferevent_get_input(b->bev);
-	size_t held = evbuffer_get_length(in), max = backend_line_max(b), n;
-	struct evbuffer_ptr eol;
+	size_t max = backend_rows[b->state].line_max;
 
-	if (held == 0)
+	if (max == 0)
 		return false;
-	if (b->state == BACKEND_CHALLENGE) {
-		backend_fail(b, FAIL_PROTOCOL,
-		    "it speaks while the client is to answer");
+	switch (line_take(bufferevent_get_input(b->bev), max, line, len_out)) {
+	case LINE_OK:
+		return true;
+	case LINE_MORE:
 		return false;
+	case LINE_LONG:
+		break;
 	}
-	eol = evbuffer_search_eol(in, NULL, NULL, EVBUFFER_EOL_LF);
-	n = eol.pos == -1 ? held : (size_t)eol.pos + 1;
-	if (n > max || (eol.pos == -1 && n == max)) {
+	backend_fail(b, FAIL_PROTOCOL, "its reply line is too long");
+	return false;
+}
+
+static void
+backend_line_done(struct backend *b, const char *line, size_t len)
+{
+	const struct backend_row *row = &backend_rows[b->state];
+	struct pop3_reply reply;
+
+	if (row->reply == NULL) {
+		backend_capa_line(b, line, len);
+		return;
+	}
+	pop3_reply_parse(line, len, &reply);
+	if (reply.kind == POP3_REPLY_BAD)
+		backend_fail(b, FAIL_PROTOCOL, "what it says is no POP3 reply");
+	else if (reply.kind != POP3_REPLY_CONTINUE && len + 2 > POP3_LINE_MAX)
 		backend_fail(b, FAIL_PROTOCOL, "its reply line is too long");
-		return false;
-	}
-	if (eol.pos == -1)
-		return false;
-	evbuffer_remove(in, line, n);
-	n--;
-	if (n > 0 && line[n - 1] == '\r')
-		n--;
-	*len_out = n;
-	return true;
+	else if ((row->more & 1u << reply.kind) == 0 && !backend_alone(b))
+		return;
+	else if ((row->in_place & 1u << reply.kind) == 0)
+		backend_fail(b, FAIL_PROTOCOL,
+		    reply.kind == POP3_REPLY_CONTINUE
+			? "a challenge out of place"
+			: "a reply out of place");
+	else
+		row->reply(b, &reply);
 }
 
 /* Whether the reply just taken was all that came. */
@@ -649,89 +717,20 @@ backend_alone(struct backend *b)
 }
 
 static void
-backend_reply(struct backend *b, const struct pop3_reply *reply)
-{
-	/* Behind "+OK" to CAPA comes its body, behind that of a login the
-	 * session: those may have more in the same read. */
-	bool last = b->state >= BACKEND_PASS && reply->kind == POP3_REPLY_OK;
-	bool body = (b->state == BACKEND_CAPA || b->state == BACKEND_LEARN) &&
-	    reply->kind == POP3_REPLY_OK;
-	/* One that hangs up may say why twice; it is lost either way. */
-	bool refused =
-	    b->state >= BACKEND_PASS && reply->kind == POP3_REPLY_ERR;
-
-	if (!last && !body && !refused && !backend_alone(b))
-		return;
-	if (reply->kind == POP3_REPLY_CONTINUE && b->state < BACKEND_AUTH) {
-		backend_fail(b, FAIL_PROTOCOL, "a challenge out of place");
-		return;
-	}
-	switch (b->state) {
-	case BACKEND_GREETING:
-		backend_greeting(b, reply);
-		return;
-	case BACKEND_CAPA:
-	case BACKEND_LEARN:
-		b->capa_lines = b->capa_octets = 0;
-		memset(&b->caps, 0, sizeof(b->caps));
-		b->capa_body = body;
-		if (!body && b->state == BACKEND_CAPA)
-			backend_fail(b, FAIL_TLS, "it does not offer STLS");
-		else if (!body)
-			backend_learn_done(b, false);
-		return;
-	case BACKEND_STLS:
-		backend_stls(b, reply);
-		return;
-	case BACKEND_XCLIENT:
-		backend_xclient(b, reply);
-		return;
-	case BACKEND_UTF8:
-		backend_utf8(b);
-		return;
-	case BACKEND_USER:
-		if (reply->kind == POP3_REPLY_OK)
-			backend_pass(b);
-		else
-			backend_result(b, reply);
-		return;
-	case BACKEND_PASS:
-	case BACKEND_CANCEL:
-		backend_result(b, reply);
-		return;
-	case BACKEND_AUTH:
-	case BACKEND_AUTH_PROMPT:
-	case BACKEND_AUTH_RESULT:
-		backend_auth_reply(b, reply);
-		return;
-	case BACKEND_CONNECT:
-	case BACKEND_HANDSHAKE:
-	case BACKEND_CHALLENGE:
-	case BACKEND_STATES:
-		return;
-	}
-}
-
-static void
 backend_capa_line(struct backend *b, const char *line, size_t len)
 {
 	b->capa_octets += len + 2;
 	if (++b->capa_lines > POP3_CAPA_LINES_MAX ||
-	    b->capa_octets > POP3_CAPA_OCTETS_MAX) {
+	    b->capa_octets > POP3_CAPA_OCTETS_MAX)
 		backend_fail(b, FAIL_PROTOCOL, "its capabilities have no end");
-		return;
-	}
-	if (len != 1 || line[0] != '.') {
+	else if (len != 1 || line[0] != '.')
 		pop3_capability_add(&b->caps, line, len);
+	else if (!backend_alone(b))
 		return;
-	}
-	b->capa_body = false;
-	if (!backend_alone(b))
-		return;
-	if (b->state == BACKEND_CAPA)
-		backend_capa(b);
+	else if (b->state == BACKEND_CAPA_BODY)
+		backend_capa_done(b);
 	else
-		backend_learn_done(b, true);
+		backend_learn_done(b);
 }
 
 /* Sends a line and waits for its reply in the state given. */
@@ -752,9 +751,11 @@ backend_enter(struct backend *b, enum backend_state state)
 	struct log_line l;
 
 	b->state = state;
-	session_log(&l, LOG_DEBUG, b->s, "backend leg");
-	log_cstr(&l, "destination", b->dest->name);
-	log_cstr(&l, "state", backend_state_names[state]);
+	if (!log_wants(LOG_DEBUG))
+		return;
+	origin_log(&l, LOG_DEBUG, b->spec.origin, "backend leg");
+	log_cstr(&l, "destination", b->spec.dest->name);
+	log_cstr(&l, "state", backend_rows[state].name);
 	log_end(&l);
 }
 
@@ -766,18 +767,29 @@ backend_greeting(struct backend *b, const struct pop3_reply *reply)
 	if (reply->kind != POP3_REPLY_OK) {
 		backend_fail(b,
 		    backend_is_busy(reply) ? FAIL_BUSY : FAIL_CLOSED,
-		    "its greeting refuses us");
+		    "the backend's greeting is -ERR");
 		return;
 	}
 	b->xclient_offered = pop3_greeting_offers_xclient(reply);
-	if (b->endpoint->tls == TLS_STARTTLS)
+	if (b->spec.endpoint->tls == TLS_STARTTLS)
 		backend_send(b, BACKEND_CAPA, "CAPA");
 	else
 		backend_secured(b);
 }
 
 static void
-backend_capa(struct backend *b)
+backend_capa(struct backend *b, const struct pop3_reply *reply)
+{
+	b->capa_lines = b->capa_octets = 0;
+	memset(&b->caps, 0, sizeof(b->caps));
+	if (reply->kind == POP3_REPLY_OK)
+		backend_enter(b, BACKEND_CAPA_BODY);
+	else
+		backend_fail(b, FAIL_TLS, "it does not offer STLS");
+}
+
+static void
+backend_capa_done(struct backend *b)
 {
 	if (b->caps.stls)
 		backend_send(b, BACKEND_STLS, "STLS");
@@ -785,22 +797,15 @@ backend_capa(struct backend *b)
 		backend_fail(b, FAIL_TLS, "it does not offer STLS");
 }
 
+/* Nothing stands behind the reply (backend_rows): from here on the connection
+ * is OpenSSL's. */
 static void
 backend_stls(struct backend *b, const struct pop3_reply *reply)
 {
-	int fd;
-
-	if (reply->kind != POP3_REPLY_OK) {
+	if (reply->kind == POP3_REPLY_OK)
+		backend_tls(b, -1);
+	else
 		backend_fail(b, FAIL_TLS, "it refused STLS");
-		return;
-	}
-	/* backend_reply() has made sure that nothing stands behind it; from
-	 * here on the socket is OpenSSL's. */
-	fd = bufferevent_getfd(b->bev);
-	bufferevent_setfd(b->bev, -1);
-	bufferevent_free(b->bev);
-	b->bev = NULL;
-	backend_tls(b, fd);
 }
 
 /* Who the client is, what the backend can do */
@@ -814,7 +819,7 @@ backend_secured(struct backend *b)
 	memset(&b->caps, 0, sizeof(b->caps));
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
-	} else if (b->endpoint->forwarding != FORWARD_XCLIENT ||
+	} else if (b->spec.endpoint->forwarding != FORWARD_XCLIENT ||
 	    !b->xclient_offered) {
 		backend_learn(b);
 	} else if (backend_xclient_line(b, line, sizeof(line)) == 0) {
@@ -827,20 +832,19 @@ backend_secured(struct backend *b)
 static size_t
 backend_xclient_line(struct backend *b, char *line, size_t size)
 {
-	const struct session *s = b->s;
+	const struct origin *o = b->spec.origin;
 	struct xclient x = {
-	    .addr = s->client_addr,
+	    .addr = o->client,
 	    .has_port = true,
-	    .dest = s->local_addr,
+	    .dest = o->local,
 	    .has_dest_port = true,
-	    .ttl = s->ttl != 0 ? s->ttl - 1 : s->cfg->server.proxy_ttl,
-	    .transport = session_client_encrypted(s)
-		? XCLIENT_TRANSPORT_TLS
-		: XCLIENT_TRANSPORT_INSECURE,
+	    .ttl = origin_ttl_out(o, b->spec.cfg->server.proxy_ttl),
+	    .transport = origin_encrypted(o) ? XCLIENT_TRANSPORT_TLS
+					     : XCLIENT_TRANSPORT_INSECURE,
 	};
 
-	snprintf(x.session, sizeof(x.session), "%s", s->id);
-	snprintf(x.dest_name, sizeof(x.dest_name), "%s", s->server_name);
+	snprintf(x.session, sizeof(x.session), "%s", o->id);
+	snprintf(x.dest_name, sizeof(x.dest_name), "%s", o->server_name);
 	return xclient_format(&x, line, size);
 }
 
@@ -853,8 +857,9 @@ backend_xclient(struct backend *b, const struct pop3_reply *reply)
 		backend_fail(b, FAIL_FORWARDING, "it refused XCLIENT");
 		return;
 	}
-	session_log(&l, LOG_DEBUG, b->s, "client forwarded by XCLIENT");
-	log_cstr(&l, "destination", b->dest->name);
+	origin_log(&l, LOG_DEBUG, b->spec.origin,
+	    "client forwarded by XCLIENT");
+	log_cstr(&l, "destination", b->spec.dest->name);
 	log_end(&l);
 	backend_learn(b);
 }
@@ -863,51 +868,74 @@ backend_xclient(struct backend *b, const struct pop3_reply *reply)
 static void
 backend_learn(struct backend *b)
 {
-	bool wanted = b->s->utf8 ||
-	    (backend_is_password(b) && b->endpoint->auth == AUTH_AUTO);
+	bool wanted = b->spec.utf8 ||
+	    (backend_is_password(b) && b->spec.endpoint->auth == AUTH_AUTO);
 
-	if (!destination_learnt(b->shared, clock_ms(), &b->learnt))
+	if (!destination_learnt(b->spec.shared, clock_ms(), &b->learnt))
 		b->learnt = 0;
 	if (wanted && !(b->learnt & LEARNT_CAPA))
 		backend_send(b, BACKEND_LEARN, "CAPA");
-	else if (b->s->utf8)
-		backend_utf8(b);
 	else
-		backend_login(b);
+		backend_utf8(b);
 }
 
 static void
-backend_learn_done(struct backend *b, bool offered)
+backend_learnt(struct backend *b, const struct pop3_reply *reply)
 {
-	b->learnt |= LEARNT_CAPA;
-	if (offered && b->caps.sasl & SASL_BIT(SASL_PLAIN))
-		b->learnt |= LEARNT_PLAIN;
-	if (offered && b->caps.utf8)
-		b->learnt |= LEARNT_UTF8;
-	destination_learn(b->shared, clock_ms(), b->learnt);
-	if (b->s->utf8)
-		backend_utf8(b);
+	b->capa_lines = b->capa_octets = 0;
+	memset(&b->caps, 0, sizeof(b->caps));
+	if (reply->kind == POP3_REPLY_OK)
+		backend_enter(b, BACKEND_LEARN_BODY);
 	else
-		backend_login(b);
+		backend_learn_done(b); /* it knows no CAPA: it offers nothing */
 }
 
-/* Before and after the UTF8 command. A backend without it: the session goes
- * on, its mail program will see 8-bit mail as that backend shows it. */
+static void
+backend_learn_done(struct backend *b)
+{
+	uint32_t bits = LEARNT_CAPA;
+
+	if (b->caps.sasl & SASL_BIT(SASL_PLAIN))
+		bits |= LEARNT_PLAIN;
+	if (b->caps.utf8)
+		bits |= LEARNT_UTF8;
+	backend_remember(b, bits);
+	backend_utf8(b);
+}
+
+static void
+backend_remember(struct backend *b, uint32_t bits)
+{
+	if ((b->learnt & bits) == bits)
+		return;
+	b->learnt |= bits;
+	destination_learn(b->spec.shared, clock_ms(), b->learnt);
+}
+
+/* A backend without UTF8: the session goes on, its mail program will see 8-bit
+ * mail as that backend shows it. */
 static void
 backend_utf8(struct backend *b)
 {
 	struct log_line l;
 
-	if (b->state != BACKEND_UTF8 && b->learnt & LEARNT_UTF8) {
+	if (b->spec.utf8 && b->learnt & LEARNT_UTF8) {
 		backend_send(b, BACKEND_UTF8, "UTF8");
 		return;
 	}
-	if (b->state != BACKEND_UTF8) {
-		session_log(&l, LOG_INFO, b->s,
+	if (b->spec.utf8) {
+		origin_log(&l, LOG_INFO, b->spec.origin,
 		    "the client asked for UTF8, the backend does not offer it");
-		log_cstr(&l, "destination", b->dest->name);
+		log_cstr(&l, "destination", b->spec.dest->name);
 		log_end(&l);
 	}
+	backend_login(b);
+}
+
+/* Refused: the same as not offered. */
+static void
+backend_utf8_done(struct backend *b, const struct pop3_reply *reply UNUSED)
+{
 	backend_login(b);
 }
 
@@ -916,19 +944,17 @@ backend_utf8(struct backend *b)
 static bool
 backend_is_password(const struct backend *b)
 {
-	return b->s->cred.mech == SASL_PLAIN;
+	return b->spec.cred->mech == SASL_PLAIN;
 }
 
 /* The one gate that every credential passes. */
 static bool
 backend_safe(struct backend *b, struct err *err)
 {
-	const struct session *s = b->s;
-
 	if (b->ssl != NULL)
-		return tls_client_verified(s->slice->tls_client[s->destination],
-		    b->ssl, err);
-	if (b->endpoint->tls == TLS_PLAIN && b->dest->allow_plaintext_auth)
+		return tls_client_verified(b->spec.tls, b->ssl, err);
+	if (b->spec.endpoint->tls == TLS_PLAIN &&
+	    b->spec.dest->allow_plaintext_auth)
 		return true;
 	err_set(err, "the leg is not encrypted");
 	return false;
@@ -937,28 +963,29 @@ backend_safe(struct backend *b, struct err *err)
 static void
 backend_login(struct backend *b)
 {
-	struct session *s = b->s;
+	const struct secret *frame = &b->spec.cred->frame;
 	struct err err = {""};
 
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
 		return;
 	}
-	session_deadline(s, s->cfg->server.backend_auth_timeout);
+	b->spec.events->deadline(b->spec.arg,
+	    b->spec.cfg->server.backend_auth_timeout);
 	if (backend_is_password(b))
 		backend_login_password(b);
 	else
-		backend_auth(b, s->cred.frame.data, s->cred.frame.len);
+		backend_auth(b, frame->data, frame->len);
 }
 
 /* What it is silent about from now on may be hard work. */
 static void
-backend_credentials_out(struct backend *b)
+backend_credentials_out(struct backend *b, enum backend_state state)
 {
 	struct timeval tv = clock_timeval(BACKEND_AT_WORK_MS);
 
-	b->credentials_out = true;
-	if (destination_is_troubled(b->shared))
+	backend_enter(b, state);
+	if (destination_is_troubled(b->spec.shared))
 		evtimer_add(b->pause, &tv);
 }
 
@@ -968,7 +995,7 @@ static void
 backend_well(struct backend *b)
 {
 	b->probe = false;
-	if (destination_worked(b->shared))
+	if (destination_worked(b->spec.shared))
 		backend_log_up(b);
 }
 
@@ -977,18 +1004,18 @@ backend_log_up(struct backend *b)
 {
 	struct log_line l;
 
-	session_log(&l, LOG_WARNING, b->s, "destination is up again");
-	log_cstr(&l, "destination", b->dest->name);
+	origin_log(&l, LOG_WARNING, b->spec.origin, "destination is up again");
+	log_cstr(&l, "destination", b->spec.dest->name);
 	log_end(&l);
 }
 
 static void
 backend_login_password(struct backend *b)
 {
-	const struct secret *frame = &b->s->cred.frame;
+	const struct secret *frame = &b->spec.cred->frame;
 	struct secret b64 = {NULL, 0};
-	bool sasl = b->endpoint->auth == AUTH_SASL ||
-	    (b->endpoint->auth == AUTH_AUTO && b->learnt & LEARNT_PLAIN &&
+	bool sasl = b->spec.endpoint->auth == AUTH_SASL ||
+	    (b->spec.endpoint->auth == AUTH_AUTO && b->learnt & LEARNT_PLAIN &&
 		!b->user_pass);
 
 	if (!sasl) {
@@ -1009,21 +1036,11 @@ backend_login_password(struct backend *b)
 static void
 backend_login_user(struct backend *b)
 {
-	const struct secret *frame = &b->s->cred.frame;
+	const struct secret *frame = &b->spec.cred->frame;
 	struct sasl_plain p;
-	bool ok = sasl_plain_parse(frame->data, frame->len, &p);
 
-	if (ok && p.authzid_len > 0)
-		ok = p.authzid_len == p.authcid_len &&
-		    memcmp(p.authzid, p.authcid, p.authcid_len) == 0;
-	for (size_t i = 0; ok && i < frame->len; i++)
-		ok = (unsigned char)frame->data[i] >= 0x20 ||
-		    frame->data[i] == '\0';
-	ok = ok && memchr(frame->data, 0x7f, frame->len) == NULL;
-	/* "PASS ", the password and CRLF are one line of at most 512. */
-	ok = ok && p.authcid_len + 7 <= POP3_LINE_MAX &&
-	    p.password_len + 7 <= POP3_LINE_MAX;
-	if (!ok) {
+	if (!sasl_plain_parse(frame->data, frame->len, &p) ||
+	    !pop3_user_pass_can_carry(&p)) {
 		backend_fail(b, FAIL_UNREPLAYABLE,
 		    "USER/PASS cannot carry these credentials");
 		return;
@@ -1033,17 +1050,25 @@ backend_login_user(struct backend *b)
 }
 
 static void
+backend_user_done(struct backend *b, const struct pop3_reply *reply)
+{
+	if (reply->kind == POP3_REPLY_OK)
+		backend_pass(b);
+	else
+		backend_refused(b, reply);
+}
+
+static void
 backend_pass(struct backend *b)
 {
-	const struct secret *frame = &b->s->cred.frame;
+	const struct secret *frame = &b->spec.cred->frame;
 	struct sasl_plain p;
 
 	if (!sasl_plain_parse(frame->data, frame->len, &p)) {
 		backend_fail(b, FAIL_LOCAL, "the credentials are gone");
 		return;
 	}
-	backend_credentials_out(b);
-	backend_enter(b, BACKEND_PASS);
+	backend_credentials_out(b, BACKEND_PASS);
 	backend_write_secret(b, "PASS ", p.password, p.password_len);
 }
 
@@ -1051,30 +1076,36 @@ backend_pass(struct backend *b)
 static void
 backend_auth(struct backend *b, const char *b64, size_t len)
 {
-	const char *mech = sasl_name(b->s->cred.mech);
 	char before[32];
+	int n = snprintf(before, sizeof(before), "AUTH %s ",
+	    sasl_name(b->spec.cred->mech));
 
-	snprintf(before, sizeof(before), "AUTH %s", mech);
 	if (b->learnt & LEARNT_TWO_STEP ||
-	    strlen(before) + 1 + len + 2 > POP3_AUTH_INLINE_MAX) {
-		backend_send(b, BACKEND_AUTH_PROMPT, before);
+	    (size_t)n + len + 2 > POP3_AUTH_INLINE_MAX) {
+		backend_auth_two_step(b);
 		return;
 	}
-	backend_credentials_out(b);
-	backend_enter(b, BACKEND_AUTH);
-	snprintf(before, sizeof(before), "AUTH %s ", mech);
+	backend_credentials_out(b, BACKEND_AUTH);
 	backend_write_secret(b, before, b64, len);
+}
+
+static void
+backend_auth_two_step(struct backend *b)
+{
+	char line[32];
+
+	snprintf(line, sizeof(line), "AUTH %s", sasl_name(b->spec.cred->mech));
+	backend_send(b, BACKEND_AUTH_PROMPT, line);
 }
 
 /* The response alone, behind the backend's prompt. */
 static void
 backend_response(struct backend *b)
 {
-	const struct secret *frame = &b->s->cred.frame;
+	const struct secret *frame = &b->spec.cred->frame;
 	struct secret b64 = {NULL, 0};
 
-	backend_credentials_out(b);
-	backend_enter(b, BACKEND_AUTH_RESULT);
+	backend_credentials_out(b, BACKEND_AUTH_RESULT);
 	if (!backend_is_password(b)) {
 		backend_write_secret(b, "", frame->data, frame->len);
 	} else if (!secret_reserve(&b64, BASE64_ENCODED_MAX(frame->len))) {
@@ -1100,100 +1131,90 @@ backend_write_secret(struct backend *b, const char *before, const char *secret,
 		backend_fail(b, FAIL_LOCAL, "out of memory");
 }
 
+/* "-ERR" to AUTH with its response. It may mean the form: two steps are tried
+ * once. Never after a word about the password, nor where the form is known to
+ * be right: that would count twice against the user. */
 static void
-backend_auth_reply(struct backend *b, const struct pop3_reply *reply)
+backend_auth_inline(struct backend *b, const struct pop3_reply *reply)
 {
-	bool prompt = reply->kind == POP3_REPLY_CONTINUE;
-
-	if (reply->kind == POP3_REPLY_ERR && b->state != BACKEND_AUTH_RESULT) {
-		backend_auth_refused(b, reply);
-	} else if (prompt && b->state == BACKEND_AUTH_PROMPT) {
-		backend_response(b);
-	} else if (prompt && b->state == BACKEND_AUTH && reply->text_len == 0) {
+	if (reply->kind == POP3_REPLY_CONTINUE && reply->text_len == 0) {
 		/* It did not look at the inline response. */
-		b->learnt |= LEARNT_TWO_STEP;
-		destination_learn(b->shared, clock_ms(), b->learnt);
+		backend_remember(b, LEARNT_TWO_STEP);
 		backend_response(b);
-	} else if (prompt) {
-		backend_challenge(b, reply);
-	} else if (b->state == BACKEND_AUTH_PROMPT &&
-	    reply->kind == POP3_REPLY_OK) {
-		/* Logged in, with nothing to go by? */
-		backend_fail(b, FAIL_PROTOCOL, "a reply out of place");
+	} else if (reply->kind == POP3_REPLY_ERR && backend_is_form(reply) &&
+	    !(b->learnt & LEARNT_INLINE)) {
+		backend_remember(b, LEARNT_TWO_STEP);
+		b->fallback = true;
+		backend_auth_two_step(b);
 	} else {
-		if (reply->kind == POP3_REPLY_OK && b->state == BACKEND_AUTH &&
-		    !(b->learnt & LEARNT_INLINE)) {
-			b->learnt |= LEARNT_INLINE;
-			destination_learn(b->shared, clock_ms(), b->learnt);
-		}
-		backend_result(b, reply);
+		if (reply->kind == POP3_REPLY_OK)
+			backend_remember(b, LEARNT_INLINE);
+		/* Unless what CAPA said is no longer true: ask next time. */
+		else if (reply->kind == POP3_REPLY_ERR &&
+		    backend_is_form(reply))
+			destination_learn(b->spec.shared, clock_ms(),
+			    LEARNT_INLINE);
+		backend_auth_result(b, reply);
 	}
 }
 
-/* "-ERR" to AUTH itself. It may mean the form: once two steps are tried, then
- * USER/PASS. Never after a word about the password, nor where the form is
- * known to be right: that would count twice against the user. */
+/* "-ERR" to the mechanism alone is about the form, and USER/PASS is left. */
 static void
-backend_auth_refused(struct backend *b, const struct pop3_reply *reply)
+backend_auth_prompt(struct backend *b, const struct pop3_reply *reply)
 {
-	bool form =
-	    reply->code == POP3_CODE_NONE && !pop3_reply_about_password(reply);
-	char line[32];
-
-	if (!form) {
-		backend_result(b, reply);
-	} else if (b->state == BACKEND_AUTH && b->learnt & LEARNT_INLINE) {
-		/* Unless what CAPA said is no longer true: ask next time. */
-		destination_learn(b->shared, clock_ms(), LEARNT_INLINE);
-		backend_result(b, reply);
-	} else if (b->state == BACKEND_AUTH) {
-		b->learnt |= LEARNT_TWO_STEP;
-		destination_learn(b->shared, clock_ms(), b->learnt);
-		b->fallback = true;
-		b->credentials_out = false;
-		snprintf(line, sizeof(line), "AUTH %s",
-		    sasl_name(b->s->cred.mech));
-		backend_send(b, BACKEND_AUTH_PROMPT, line);
-	} else if (backend_is_password(b) && b->endpoint->auth == AUTH_AUTO) {
-		destination_unlearn(b->shared);
+	if (reply->kind == POP3_REPLY_CONTINUE) {
+		backend_response(b);
+	} else if (backend_is_form(reply) && backend_is_password(b) &&
+	    b->spec.endpoint->auth == AUTH_AUTO) {
+		destination_unlearn(b->spec.shared);
 		b->user_pass = true;
 		backend_login_user(b);
 	} else {
-		backend_result(b, reply);
+		backend_refused(b, reply);
 	}
 }
 
-/* The error document of RFC 7628, usually: the client may want to read it. */
+static void
+backend_auth_result(struct backend *b, const struct pop3_reply *reply)
+{
+	if (reply->kind == POP3_REPLY_CONTINUE)
+		backend_challenge(b, reply);
+	else
+		backend_result(b, reply);
+}
+
+/* Whether an -ERR may be about the form, not about the credentials. */
+static bool
+backend_is_form(const struct pop3_reply *reply)
+{
+	return reply->code == POP3_CODE_NONE &&
+	    !pop3_reply_about_password(reply);
+}
+
+/* The error document of RFC 7628 is the verdict. The exchange is ended here at
+ * once, so that no place at the backend waits for a client that may never
+ * answer; the client may read the document afterwards. */
 static void
 backend_challenge(struct backend *b, const struct pop3_reply *reply)
 {
-	if (backend_is_password(b) ||
-	    ++b->challenges > BACKEND_CHALLENGES_MAX) {
+	if (backend_is_password(b)) {
 		backend_fail(b, FAIL_PROTOCOL, "a challenge out of place");
 		return;
 	}
 	backend_well(b);
-	if (b->dest->hide_auth_errors || !client_can_answer(b->s->client)) {
-		backend_cancel(b);
-	} else {
-		backend_enter(b, BACKEND_CHALLENGE);
-		session_challenge(b->s, reply->text, reply->text_len);
+	if (!b->spec.dest->hide_auth_errors) {
+		b->challenge = strndup(reply->text, reply->text_len);
+		b->challenge_len = reply->text_len;
 	}
-}
-
-void
-backend_answer(struct backend *b, const char *line, size_t len)
-{
-	backend_enter(b, BACKEND_AUTH_RESULT);
-	backend_write_secret(b, "", line, len);
-}
-
-/* The dummy answer that each mechanism wants before it gives up. */
-static void
-backend_cancel(struct backend *b)
-{
+	/* The dummy answer that each mechanism wants before it gives up. */
 	backend_send(b, BACKEND_CANCEL,
-	    b->s->cred.mech == SASL_OAUTHBEARER ? "AQ==" : "");
+	    b->spec.cred->mech == SASL_OAUTHBEARER ? "AQ==" : "");
+}
+
+static void
+backend_cancelled(struct backend *b, const struct pop3_reply *reply)
+{
+	backend_refused(b, reply);
 }
 
 /* Not now: no word about the credentials, and no failure of the host. */
@@ -1208,23 +1229,36 @@ backend_is_busy(const struct pop3_reply *reply)
 static void
 backend_result(struct backend *b, const struct pop3_reply *reply)
 {
-	static const char hidden[] = "-ERR [AUTH] Authentication failed.";
-	struct session *s = b->s;
-	bool busy = backend_is_busy(reply);
-
-	if (reply->kind == POP3_REPLY_CONTINUE ||
-	    (reply->kind == POP3_REPLY_OK && b->state == BACKEND_CANCEL)) {
-		backend_fail(b, FAIL_PROTOCOL, "a reply out of place");
-		return;
-	}
-	backend_well(b);
 	if (reply->kind == POP3_REPLY_OK)
-		session_accepted(s, reply->line, reply->line_len);
-	else if (!busy && b->dest->hide_auth_errors)
-		session_refused(s, FAIL_REJECTED, hidden, sizeof(hidden) - 1);
+		backend_accepted(b, reply);
 	else
-		session_refused(s, busy ? FAIL_BUSY : FAIL_REJECTED,
-		    reply->line, reply->line_len);
+		backend_refused(b, reply);
+}
+
+static void
+backend_accepted(struct backend *b, const struct pop3_reply *reply)
+{
+	backend_well(b);
+	memcpy(b->text, reply->line, reply->line_len);
+	b->result.accepted = true;
+	b->result.line = b->text;
+	b->result.len = reply->line_len;
+	backend_end(b);
+}
+
+static void
+backend_refused(struct backend *b, const struct pop3_reply *reply)
+{
+	static const char hidden[] = "-ERR [AUTH] Authentication failed.";
+	bool busy = backend_is_busy(reply);
+	bool hide = !busy && b->spec.dest->hide_auth_errors;
+
+	backend_well(b);
+	b->result.why = busy ? FAIL_BUSY : FAIL_REJECTED;
+	b->result.line = b->text;
+	b->result.len = hide ? sizeof(hidden) - 1 : reply->line_len;
+	memcpy(b->text, hide ? hidden : reply->line, b->result.len);
+	backend_end(b);
 }
 
 struct bufferevent *
@@ -1232,13 +1266,10 @@ backend_release(struct backend *b, SSL **ssl_out)
 {
 	struct bufferevent *bev = b->bev;
 
+	assert(b->result.accepted);
 	bufferevent_disable(bev, EV_READ);
 	bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
 	bufferevent_setwatermark(bev, EV_READ, 0, 0);
-	/* The place among the sessions is the session's from now on. */
-	destination_logged_in(b->shared);
-	b->entered = false;
-	b->s->placed = true;
 	*ssl_out = b->ssl;
 	b->bev = NULL;
 	b->ssl = NULL;

@@ -6,14 +6,13 @@
  * the backend with the relay. A command is taken whole out of the buffer into
  * the worker's scratch line, and both are wiped: any line may be a password. */
 
-#include "session_priv.h"
+#include "session/client.h"
 
-#include <errno.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <event2/buffer.h>
@@ -22,14 +21,13 @@
 #include <event2/event.h>
 #include <openssl/err.h>
 
-#include "platform/clock.h"
-#include "proto/base64.h"
-#include "proto/pop3.h"
-#include "proto/proxy_protocol.h"
-#include "service/pop3_texts.h"
-#include "service/runtime.h"
 #include "net/tls_server.h"
+#include "platform/clock.h"
+#include "proto/pop3.h"
+#include "service/pop3_texts.h"
+#include "session/line.h"
 #include "session/linger.h"
+#include "session/proxy_reader.h"
 #include "tls_leg.h"
 
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
@@ -43,47 +41,38 @@ enum client_state {
 	CLIENT_HANDSHAKE, /* TLS, at once or behind STLS */
 	CLIENT_COMMAND,
 	CLIENT_STLS, /* our "+OK" to have left, then the handshake */
-	CLIENT_RESPONSE, /* the initial response, behind a prompt */
-	CLIENT_LOGIN_NAME, /* SASL LOGIN's first prompt */
-	CLIENT_LOGIN_PASSWORD,
-	CLIENT_CHALLENGE, /* the answer to the backend's challenge */
-	CLIENT_LATE, /* the same, but the backend is gone: for nobody */
-	CLIENT_LOGIN, /* the session, with the login's result */
+	CLIENT_RESPONSE, /* the next message of an AUTH exchange */
+	CLIENT_LOGIN, /* the owner, with the login's result */
 	CLIENT_DELAY, /* auth_failure_delay to pass */
+	CLIENT_CHALLENGE, /* an answer to the backend's challenge, for nobody */
 	CLIENT_CLOSING, /* the last reply to have left */
+	CLIENT_CLOSED, /* nothing: the owner has been told */
 	CLIENT_STATES
 };
 
-/* Whom the session speaks for. */
-struct client_origin {
-	struct addr client, local;
-	char id[XCLIENT_SESSION_MAX + 1];
-	unsigned ttl;
-	enum xclient_transport transport;
-	char server_name[XCLIENT_NAME_MAX + 1];
-};
-
 struct client {
-	struct session *s;
+	struct client_spec spec;
 	enum client_state state;
 	struct addr from; /* the PROXY header's source, else the socket's */
-	struct client_origin *before; /* what XCLIENT in clear has changed */
+	struct origin *before; /* what XCLIENT in clear has changed */
 	int fd; /* before there is a bufferevent, else -1 */
-	struct event *ev; /* PROXY header; afterwards the delay's timer */
-	uint64_t proxy_until; /* clock_ms() when the header is too late */
-	ssize_t proxy_seen; /* octets of it at the last look */
-	struct event *watch; /* while a login is under way; its callback */
+	struct proxy_reader *proxy;
+	struct event *delay; /* of an answer; NULL: never had to */
+	struct event *watch; /* while a login is under way */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's; NULL: not encrypted */
 	bool eof; /* the client has closed its side */
+	bool linger; /* the socket deserves a slow close */
+	bool utf8; /* the client asked for it */
 	bool told_tls; /* by XCLIENT: the leg in front of the proxy is TLS */
 	bool running; /* client_run() is on the stack */
-	enum sasl_mechanism mech; /* of the exchange under way */
-	struct secret name; /* USER's or LOGIN's; data NULL: none held */
+	struct sasl_exchange sasl; /* under way in CLIENT_RESPONSE */
+	struct secret name; /* USER's; data NULL: none held */
 	unsigned bad_commands;
-	char *pending; /* the reply that waits in CLIENT_DELAY */
-	size_t pending_len;
-	const char *end; /* why the session ends when output has left */
+	/* The answer that waits in CLIENT_DELAY and CLIENT_CHALLENGE. */
+	char *reply, *challenge; /* on the heap */
+	size_t reply_len, challenge_len;
+	const char *end; /* why the connection ends when output has left */
 };
 
 /* client_command()'s rows: what each verb does. */
@@ -91,13 +80,13 @@ typedef void client_verb(struct client *c, const struct pop3_command *cmd);
 
 static bool client_wants_proxy(const struct client *c);
 static bool client_proxy_start(struct client *c);
-static bool client_proxy_wait(struct client *c);
-static void client_proxy_cb(evutil_socket_t fd, short what, void *arg);
-static bool client_may_send(int fd);
+static void client_proxy_done(void *arg, enum proxy_read status,
+    const struct proxy_header *h);
 static void client_proxy_adopt(struct client *c, const struct proxy_header *h);
 static bool client_connect(struct client *c);
 static bool client_plain(struct client *c);
 static bool client_tls(struct client *c);
+static void client_listen(struct client *c);
 static void client_handshaken(struct client *c);
 static void client_greet(struct client *c);
 static void client_refuse(struct client *c);
@@ -105,10 +94,10 @@ static void client_read_cb(struct bufferevent *bev, void *arg);
 static void client_write_cb(struct bufferevent *bev, void *arg);
 static void client_event_cb(struct bufferevent *bev, short what, void *arg);
 static void client_tls_failed(struct client *c);
+static size_t client_unsent(const struct client *c);
 static bool client_listens(const struct client *c);
 static void client_run(struct client *c);
 static bool client_line(struct client *c, size_t *len_out);
-static void client_overlong(struct client *c);
 static void client_dispatch(struct client *c, const char *line, size_t len);
 static void client_resume(struct client *c, enum client_state state);
 static void client_pause(struct client *c, enum client_state state);
@@ -119,6 +108,7 @@ static void client_write(struct client *c, const void *data, size_t len);
 static void client_misplaced(struct client *c, const char *text);
 static void client_end(struct client *c, const char *text, const char *why);
 static void client_closing(struct client *c, const char *why);
+static void client_close(struct client *c, const char *why);
 static bool client_may_login(const struct client *c);
 static bool client_trusts_xclient(const struct client *c);
 static bool client_remember(struct client *c);
@@ -128,22 +118,13 @@ static client_verb client_capa, client_noop, client_utf8, client_stls,
     client_user, client_pass, client_auth, client_apop, client_xclient,
     client_quit, client_transaction, client_http, client_unknown;
 static void client_adopt(struct client *c, const struct xclient *x);
-static void client_auth_start(struct client *c, enum sasl_mechanism mech,
-    const char *ir, size_t len);
-static void client_prompt(struct client *c, enum client_state state,
-    const char *text);
-static void client_response(struct client *c, const char *line, size_t len);
-static bool client_decode(struct client *c, const char *line, size_t len,
-    struct secret *out);
-static void client_malformed(struct client *c, const char *what);
-static void client_plain_done(struct client *c, struct secret *frame);
-static void client_bearer_done(struct client *c, const char *line, size_t len,
-    struct secret *frame);
-static void client_password(struct client *c, const char *how,
-    const char *password, size_t len);
+static bool client_offers(const struct client *c, enum sasl_mechanism mech);
+static void client_step(struct client *c, enum sasl_step step,
+    struct sasl_outcome *out);
+static void client_login(struct client *c, struct credentials *cred);
 static void client_delay_cb(evutil_socket_t fd, short what, void *arg);
-static void client_pending(struct client *c);
-static void client_answered(struct client *c, const char *end);
+static void client_say(struct client *c);
+static void client_answered(struct client *c);
 
 static client_verb *const client_verbs[] = {
     [POP3_CAPA] = client_capa,
@@ -164,156 +145,108 @@ _Static_assert(ARRAY_LEN(client_verbs) == POP3_VERBS, "a verb without a row");
 
 /* Accept, PROXY header, TLS, greeting */
 
-bool
-client_start(struct session *s, int fd)
+struct client *
+client_start(const struct client_spec *spec, int fd)
 {
 	struct client *c = calloc(1, sizeof(*c));
 
 	if (c == NULL) {
 		close(fd);
-		return false;
+		return NULL;
 	}
-	s->client = c;
-	c->s = s;
+	c->spec = *spec;
 	c->fd = fd;
-	c->watch = evtimer_new(s->env->base, client_watch_cb, c);
-	if (c->watch == NULL)
-		return false;
-	if (client_wants_proxy(c))
-		return client_proxy_start(c);
-	return client_connect(c);
+	c->watch = evtimer_new(spec->base, client_watch_cb, c);
+	if (c->watch == NULL ||
+	    !(client_wants_proxy(c) ? client_proxy_start(c)
+				    : client_connect(c)))
+		client_free(&c);
+	return c;
 }
 
 static bool
 client_wants_proxy(const struct client *c)
 {
-	const struct config_listener *l = c->s->listener;
+	const struct config_listener *l = c->spec.listener;
 
 	return l->proxy_protocol != PROXY_OFF &&
-	    cidr_match_any(l->proxy_trusted, l->n_proxy_trusted, &c->s->peer);
+	    cidr_match_any(l->proxy_trusted, l->n_proxy_trusted, &c->spec.peer);
 }
 
 static bool
 client_proxy_start(struct client *c)
 {
+	const struct proxy_reader_spec spec = {
+	    .base = c->spec.base,
+	    .fd = c->fd,
+	    .timeout_ms = c->spec.listener->proxy_header_timeout,
+	    .done = client_proxy_done,
+	    .arg = c,
+	};
+
 	c->state = CLIENT_PROXY;
-	c->proxy_until = clock_ms() + c->s->listener->proxy_header_timeout;
-	c->ev = event_new(c->s->env->base, c->fd, EV_READ, client_proxy_cb, c);
-	return c->ev != NULL && client_proxy_wait(c);
+	c->proxy = proxy_reader_start(&spec);
+	return c->proxy != NULL;
 }
 
-/* The time is absolute: a header that trickles does not get more of it. */
-static bool
-client_proxy_wait(struct client *c)
-{
-	uint64_t now = clock_ms();
-	uint64_t ms = c->proxy_until > now ? c->proxy_until - now : 0;
-	struct timeval tv = clock_timeval(ms);
-
-	return event_add(c->ev, &tv) == 0;
-}
-
-/* Only looks until the header is whole, then takes exactly its octets: what
- * follows may be TLS and is not ours to read. SO_RCVLOWAT keeps the event from
- * firing again for what has been seen already. */
 static void
-client_proxy_cb(evutil_socket_t fd, short what, void *arg)
+client_proxy_done(void *arg, enum proxy_read status,
+    const struct proxy_header *h)
 {
 	struct client *c = arg;
-	struct session *s = c->s;
-	bool required = s->listener->proxy_protocol == PROXY_REQUIRED;
-	uint8_t data[PROXY_HEADER_MAX];
-	struct proxy_header h;
-	size_t used = 0;
-	ssize_t n = 0;
-	int want;
-	enum proxy_status status = PROXY_NONE;
+	const struct config_listener *listener = c->spec.listener;
+	struct log_line l;
 
-	if (what & EV_READ) {
-		n = recv(fd, data, sizeof(data), MSG_PEEK);
-		if (n == -1 && (errno == EAGAIN || errno == EINTR)) {
-			client_proxy_wait(c);
-			return;
-		}
-		if (n <= 0) {
-			session_close(s, "client closed");
-			return;
-		}
-		status = proxy_header_parse(data, (size_t)n, &h, &used);
-	}
-	if (status == PROXY_MORE) {
-		/* A close makes the socket readable for good. */
-		if (n == c->proxy_seen && !client_may_send(fd)) {
-			session_close(s, "client closed");
-			return;
-		}
-		c->proxy_seen = n;
-		want = n + 1;
-		setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
-		client_proxy_wait(c);
+	c->proxy = NULL;
+	if (status == PROXY_READ_CLOSED) {
+		client_close(c, "client closed");
 		return;
 	}
-	if (status == PROXY_OK) {
-		if (recv(fd, data, used, 0) != (ssize_t)used) {
-			session_close(s, "client closed");
-			return;
-		}
-		client_proxy_adopt(c, &h);
-	} else if (status == PROXY_BAD || required) {
-		struct log_line l;
-
-		session_log(&l, LOG_WARNING, s, "no acceptable PROXY header");
-		log_cstr(&l, "listener", s->listener_name);
+	if (status == PROXY_READ_BAD ||
+	    (status == PROXY_READ_NONE &&
+		listener->proxy_protocol == PROXY_REQUIRED)) {
+		origin_log(&l, LOG_WARNING, c->spec.origin,
+		    "no acceptable PROXY header");
+		log_cstr(&l, "listener", listener->name);
 		log_end(&l);
-		session_close(s, "no PROXY header");
+		client_close(c, "no PROXY header");
 		return;
 	}
-	event_free(c->ev);
-	c->ev = NULL;
-	want = 1;
-	setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
+	if (status == PROXY_READ_OK)
+		client_proxy_adopt(c, h);
 	if (!client_connect(c))
-		session_close(s, "out of memory");
-}
-
-/* False: the client's FIN or RST has arrived, and all that came before it. */
-static bool
-client_may_send(int fd)
-{
-	struct tcp_info info = {.tcpi_state = TCP_ESTABLISHED};
-	socklen_t len = sizeof(info);
-
-	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len);
-	return info.tcpi_state == TCP_ESTABLISHED;
+		client_close(c, "out of memory");
 }
 
 static void
 client_proxy_adopt(struct client *c, const struct proxy_header *h)
 {
-	struct session *s = c->s;
+	struct origin *o = c->spec.origin;
 
 	if (h->local)
 		return;
-	s->client_addr = h->src;
-	s->local_addr = h->dst;
+	o->client = h->src;
+	o->local = h->dst;
 	/* "No TLS" is said by balancers that pass TLS on as well. */
 	if (h->tls)
-		s->transport = XCLIENT_TRANSPORT_TLS;
-	s->ttl = h->ttl;
+		o->transport = XCLIENT_TRANSPORT_TLS;
+	o->ttl = h->ttl;
 	if (h->session[0] != '\0')
-		memcpy(s->id, h->session, sizeof(s->id));
+		memcpy(o->id, h->session, sizeof(o->id));
 	if (h->authority[0] != '\0')
-		memcpy(s->server_name, h->authority, sizeof(s->server_name));
+		memcpy(o->server_name, h->authority, sizeof(o->server_name));
 }
 
 static bool
 client_connect(struct client *c)
 {
-	c->from = c->s->client_addr;
+	const struct client_spec *spec = &c->spec;
+
+	c->from = spec->origin->client;
 	/* A proxy in front says whose connection this is by XCLIENT later. */
-	if (!client_trusts_xclient(c))
-		session_count(c->s);
-	if (c->s->listener->tls == TLS_IMPLICIT)
+	if (!client_trusts_xclient(c) && spec->refusal == NULL)
+		c->spec.refusal = spec->events->arrived(spec->arg);
+	if (spec->listener->tls == TLS_IMPLICIT)
 		return client_tls(c);
 	if (!client_plain(c))
 		return false;
@@ -324,53 +257,60 @@ client_connect(struct client *c)
 static bool
 client_plain(struct client *c)
 {
-	c->bev = bufferevent_socket_new(c->s->env->base, c->fd,
-	    BEV_OPT_CLOSE_ON_FREE);
+	c->bev = c->spec.transport->plain(c->spec.base, c->fd);
 	if (c->bev == NULL)
 		return false;
 	c->fd = -1;
-	bufferevent_setcb(c->bev, client_read_cb, client_write_cb,
-	    client_event_cb, c);
-	bufferevent_setwatermark(c->bev, EV_READ, 0, CLIENT_INPUT_MAX);
+	client_listen(c);
 	return true;
 }
 
-/* A TLS bufferevent on c->fd. */
+/* TLS on c->fd, or on the connection that was plain so far. */
 static bool
 client_tls(struct client *c)
 {
-	struct session *s = c->s;
+	const struct transport *t = c->spec.transport;
+	struct bufferevent *plain = c->bev;
 
-	c->ssl = tls_server_ssl(s->front->tls_server, s->listener_index);
+	c->ssl = tls_server_ssl(c->spec.tls, c->spec.listener_index);
 	if (c->ssl == NULL)
 		return false;
-	c->bev = bufferevent_openssl_socket_new(s->env->base, c->fd, c->ssl,
-	    BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+	if (plain != NULL)
+		c->bev = t->upgrade(plain, c->ssl, BUFFEREVENT_SSL_ACCEPTING);
+	else
+		c->bev = t->tls(c->spec.base, c->fd, c->ssl,
+		    BUFFEREVENT_SSL_ACCEPTING);
 	if (c->bev == NULL) {
-		/* With CLOSE_ON_FREE it is freed also by what fails. */
 		c->ssl = NULL;
 		return false;
 	}
 	c->fd = -1;
 	c->state = CLIENT_HANDSHAKE;
+	client_listen(c);
+	return true;
+}
+
+/* On a new bufferevent. */
+static void
+client_listen(struct client *c)
+{
 	bufferevent_setcb(c->bev, client_read_cb, client_write_cb,
 	    client_event_cb, c);
 	bufferevent_setwatermark(c->bev, EV_READ, 0, CLIENT_INPUT_MAX);
-	return true;
 }
 
 static void
 client_handshaken(struct client *c)
 {
-	struct session *s = c->s;
+	struct origin *o = c->spec.origin;
 	const char *name = tls_server_sni(c->ssl);
 
 	tls_leg_secured(c->bev, c->ssl);
-	s->client_tls = SSL_get_version(c->ssl);
-	s->client_cipher = SSL_get_cipher_name(c->ssl);
+	o->tls_version = SSL_get_version(c->ssl);
+	o->tls_cipher = SSL_get_cipher_name(c->ssl);
 	if (name[0] != '\0')
-		snprintf(s->server_name, sizeof(s->server_name), "%s", name);
-	if (s->listener->tls == TLS_IMPLICIT)
+		snprintf(o->server_name, sizeof(o->server_name), "%s", name);
+	if (c->spec.listener->tls == TLS_IMPLICIT)
 		client_greet(c);
 	else
 		client_resume(c, CLIENT_COMMAND);
@@ -379,14 +319,14 @@ client_handshaken(struct client *c)
 static void
 client_greet(struct client *c)
 {
-	if (c->s->refusal != NULL) {
+	if (c->spec.refusal != NULL) {
 		client_refuse(c);
 		return;
 	}
 	client_write(c, "+OK ", 4);
 	if (client_trusts_xclient(c))
 		client_write(c, "[XCLIENT] ", 10);
-	client_reply(c, c->s->cfg->pop3.banner);
+	client_reply(c, c->spec.pop3->banner);
 	client_resume(c, CLIENT_COMMAND);
 }
 
@@ -395,7 +335,7 @@ client_refuse(struct client *c)
 {
 	char line[POP3_LINE_MAX];
 
-	snprintf(line, sizeof(line), "-ERR [SYS/TEMP] %s", c->s->refusal);
+	client_failure_line(line, true, c->spec.refusal);
 	client_end(c, line, "refused at the door");
 }
 
@@ -407,24 +347,21 @@ client_read_cb(struct bufferevent *bev UNUSED, void *arg)
 	client_run(arg);
 }
 
+/* Whether all has left is for the buffer to say: over TLS this callback also
+ * comes between two records. */
 static void
 client_write_cb(struct bufferevent *bev, void *arg)
 {
 	struct client *c = arg;
-	int fd;
 
+	if (client_unsent(c) > 0)
+		return;
 	if (c->state == CLIENT_CLOSING) {
-		session_close(c->s, c->end);
+		client_close(c, c->end);
 	} else if (c->state == CLIENT_STLS) {
-		/* The socket moves to a TLS bufferevent; whatever the client
-		 * said in clear dies with the old one's buffer. */
-		fd = bufferevent_getfd(bev);
-		bufferevent_setfd(bev, -1);
-		bufferevent_free(bev);
-		c->bev = NULL;
-		c->fd = fd;
+		/* Whatever the client said in clear dies with this buffer. */
 		if (!client_tls(c))
-			session_close(c->s, "out of memory");
+			client_close(c, "out of memory");
 	} else {
 		if (!c->eof && client_listens(c))
 			bufferevent_enable(bev, EV_READ);
@@ -447,7 +384,7 @@ client_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		client_run(c);
 	} else {
 		ERR_clear_error();
-		session_close(c->s, "client lost");
+		client_close(c, "client lost");
 	}
 }
 
@@ -459,14 +396,21 @@ client_tls_failed(struct client *c)
 	struct log_line l;
 
 	ERR_clear_error();
-	session_log(&l, reason != NULL ? LOG_INFO : LOG_DEBUG, c->s,
+	origin_log(&l, reason != NULL ? LOG_INFO : LOG_DEBUG, c->spec.origin,
 	    "TLS handshake with the client failed");
-	log_cstr(&l, "listener", c->s->listener_name);
+	log_cstr(&l, "listener", c->spec.listener->name);
 	log_cstr(&l, "reason", reason != NULL ? reason : "connection closed");
 	log_end(&l);
 	/* The alert is on its way: no RST over it. */
-	c->s->linger = true;
-	session_close(c->s, "TLS handshake failed");
+	c->linger = true;
+	client_close(c, "TLS handshake failed");
+}
+
+/* Octets written and not sent yet. */
+static size_t
+client_unsent(const struct client *c)
+{
+	return evbuffer_get_length(bufferevent_get_output(c->bev));
 }
 
 /* Whether a line from the client means something now. */
@@ -476,10 +420,7 @@ client_listens(const struct client *c)
 	switch (c->state) {
 	case CLIENT_COMMAND:
 	case CLIENT_RESPONSE:
-	case CLIENT_LOGIN_NAME:
-	case CLIENT_LOGIN_PASSWORD:
 	case CLIENT_CHALLENGE:
-	case CLIENT_LATE:
 		return true;
 	case CLIENT_PROXY:
 	case CLIENT_HANDSHAKE:
@@ -487,6 +428,7 @@ client_listens(const struct client *c)
 	case CLIENT_LOGIN:
 	case CLIENT_DELAY:
 	case CLIENT_CLOSING:
+	case CLIENT_CLOSED:
 	case CLIENT_STATES:
 		return false;
 	}
@@ -497,25 +439,19 @@ client_listens(const struct client *c)
 static void
 client_run(struct client *c)
 {
-	struct session *s = c->s;
 	size_t len;
 
-	if (c->running || session_closed(s))
+	if (c->running)
 		return;
 	c->running = true;
-	while (!session_closed(s) && client_listens(c) &&
-	    evbuffer_get_length(bufferevent_get_output(c->bev)) <
-		CLIENT_OUTPUT_MAX) {
+	while (client_listens(c) && client_unsent(c) < CLIENT_OUTPUT_MAX) {
 		if (!client_line(c, &len)) {
 			if (c->eof && client_listens(c))
-				session_close(s, "client closed");
+				client_closing(c, "client closed");
 			break;
 		}
-		client_dispatch(c, s->env->scratch, len);
-		secret_wipe(s->env->scratch, len);
-		/* The login may be through, and this leg gone. */
-		if (s->client != c)
-			return;
+		client_dispatch(c, c->spec.scratch, len);
+		secret_wipe(c->spec.scratch, len);
 	}
 	c->running = false;
 }
@@ -525,9 +461,8 @@ static bool
 client_line(struct client *c, size_t *len_out)
 {
 	struct evbuffer *in = bufferevent_get_input(c->bev);
-	char *line = c->s->env->scratch, start[8];
-	struct evbuffer_ptr eol;
-	size_t held = evbuffer_get_length(in), max = POP3_AUTH_LINE_MAX, n;
+	size_t max = POP3_AUTH_LINE_MAX;
+	char start[8];
 
 	if (c->state == CLIENT_COMMAND) {
 		ev_ssize_t got = evbuffer_copyout(in, start, sizeof(start));
@@ -535,47 +470,33 @@ client_line(struct client *c, size_t *len_out)
 		max = pop3_line_limit(start, got > 0 ? (size_t)got : 0);
 		secret_wipe(start, sizeof(start));
 	}
-	eol = evbuffer_search_eol(in, NULL, NULL, EVBUFFER_EOL_LF);
-	n = eol.pos == -1 ? held : (size_t)eol.pos + 1;
-	if (n > max || (eol.pos == -1 && n >= max)) {
-		client_overlong(c);
+	switch (line_take(in, max, c->spec.scratch, len_out)) {
+	case LINE_OK:
+		return true;
+	case LINE_MORE:
 		return false;
+	case LINE_LONG:
+		break;
 	}
-	if (eol.pos == -1)
-		return false;
-	evbuffer_copyout(in, line, n);
-	session_drain_wiped(in, n);
-	n--;
-	if (n > 0 && line[n - 1] == '\r')
-		n--;
-	*len_out = n;
-	return true;
-}
-
-static void
-client_overlong(struct client *c)
-{
 	client_end(c, "-ERR The line is too long.", "line too long");
+	return false;
 }
 
 static void
 client_dispatch(struct client *c, const char *line, size_t len)
 {
+	struct sasl_outcome out;
+
 	switch (c->state) {
 	case CLIENT_COMMAND:
 		client_command(c, line, len);
 		return;
 	case CLIENT_RESPONSE:
-	case CLIENT_LOGIN_NAME:
-	case CLIENT_LOGIN_PASSWORD:
-		client_response(c, line, len);
+		client_step(c, sasl_exchange_line(&c->sasl, line, len, &out),
+		    &out);
 		return;
 	case CLIENT_CHALLENGE:
-		client_wait(c);
-		session_challenge_answer(c->s, line, len);
-		return;
-	case CLIENT_LATE:
-		client_pending(c);
+		client_say(c);
 		return;
 	case CLIENT_PROXY:
 	case CLIENT_HANDSHAKE:
@@ -583,21 +504,23 @@ client_dispatch(struct client *c, const char *line, size_t len)
 	case CLIENT_LOGIN:
 	case CLIENT_DELAY:
 	case CLIENT_CLOSING:
+	case CLIENT_CLOSED:
 	case CLIENT_STATES:
 		return;
 	}
 }
 
 /* It is the client's turn. Buffered input is looked at from the loop, never
- * from here: the caller may be a leg that is just being freed. The socket is
- * read when our reply has left: it may hold the end of a client that has only
- * closed its own side, and that ends the session. */
+ * from here. The socket is read when our reply has left: it may hold the end
+ * of a client that has only closed its own side, and that ends the session. */
 static void
 client_resume(struct client *c, enum client_state state)
 {
+	if (c->state == CLIENT_CLOSED)
+		return;
 	c->state = state;
 	evtimer_del(c->watch);
-	if (!c->eof && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
+	if (!c->eof && client_unsent(c) == 0)
 		bufferevent_enable(c->bev, EV_READ);
 	bufferevent_trigger(c->bev, EV_READ,
 	    BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
@@ -607,6 +530,8 @@ client_resume(struct client *c, enum client_state state)
 static void
 client_pause(struct client *c, enum client_state state)
 {
+	if (c->state == CLIENT_CLOSED)
+		return;
 	c->state = state;
 	bufferevent_disable(c->bev, EV_READ);
 }
@@ -635,7 +560,7 @@ client_watch_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	getsockopt(bufferevent_getfd(c->bev), IPPROTO_TCP, TCP_INFO, &info,
 	    &len);
 	if (info.tcpi_state == TCP_CLOSE)
-		session_close(c->s, "client lost");
+		client_close(c, "client lost");
 	else
 		evtimer_add(c->watch, &tv);
 }
@@ -646,7 +571,7 @@ static void
 client_write(struct client *c, const void *data, size_t len)
 {
 	if (bufferevent_write(c->bev, data, len) == -1)
-		session_close(c->s, "out of memory");
+		client_close(c, "out of memory");
 }
 
 static void
@@ -660,7 +585,7 @@ client_reply(struct client *c, const char *text)
 static void
 client_misplaced(struct client *c, const char *text)
 {
-	if (++c->bad_commands > c->s->listener->max_bad_commands)
+	if (++c->bad_commands > c->spec.listener->max_bad_commands)
 		client_end(c, "-ERR Too many bad commands.",
 		    "too many bad commands");
 	else
@@ -678,14 +603,24 @@ client_end(struct client *c, const char *text, const char *why)
 static void
 client_closing(struct client *c, const char *why)
 {
-	if (session_closed(c->s))
+	if (c->state == CLIENT_CLOSED)
 		return;
 	client_pause(c, CLIENT_CLOSING);
 	c->end = why;
-	c->s->linger = true;
-	session_deadline(c->s, CLIENT_CLOSING_MS);
-	if (evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
-		session_close(c->s, why);
+	c->linger = true;
+	c->spec.events->deadline(c->spec.arg, CLIENT_CLOSING_MS);
+	if (client_unsent(c) == 0)
+		client_close(c, why);
+}
+
+static void
+client_close(struct client *c, const char *why)
+{
+	if (c->state == CLIENT_CLOSED)
+		return;
+	c->state = CLIENT_CLOSED;
+	evtimer_del(c->watch);
+	c->spec.events->closed(c->spec.arg, why);
 }
 
 void
@@ -696,23 +631,21 @@ client_timeout(struct client *c)
 	case CLIENT_HANDSHAKE:
 	case CLIENT_STLS:
 	case CLIENT_CLOSING:
-		session_close(c->s, "timeout");
+		client_close(c, "timeout");
 		return;
 	case CLIENT_COMMAND:
 	case CLIENT_RESPONSE:
-	case CLIENT_LOGIN_NAME:
-	case CLIENT_LOGIN_PASSWORD:
 	case CLIENT_CHALLENGE:
-	case CLIENT_LATE:
 	case CLIENT_LOGIN:
 	case CLIENT_DELAY:
+		client_end(c,
+		    "-ERR [SYS/TEMP] Timeout, closing the connection.",
+		    "timeout before login");
+		return;
+	case CLIENT_CLOSED:
 	case CLIENT_STATES:
-		break;
+		return;
 	}
-	backend_free(&c->s->backend);
-	c->s->phase = SESSION_DIALOGUE;
-	client_end(c, "-ERR [SYS/TEMP] Timeout, closing the connection.",
-	    "timeout before login");
 }
 
 void
@@ -724,22 +657,20 @@ client_shutdown(struct client *c, const char *text)
 	case CLIENT_PROXY:
 	case CLIENT_HANDSHAKE:
 	case CLIENT_STLS:
-		session_close(c->s, "shutting down");
+		client_close(c, "shutting down");
 		return;
 	case CLIENT_COMMAND:
 	case CLIENT_RESPONSE:
-	case CLIENT_LOGIN_NAME:
-	case CLIENT_LOGIN_PASSWORD:
-		snprintf(line, sizeof(line), "-ERR [SYS/TEMP] %s", text);
+		client_failure_line(line, true, text);
 		client_end(c, line, "shutting down");
 		return;
 	case CLIENT_DELAY:
-	case CLIENT_LATE:
+	case CLIENT_CHALLENGE:
 		c->end = "shutting down";
 		return;
-	case CLIENT_CHALLENGE:
 	case CLIENT_LOGIN:
 	case CLIENT_CLOSING:
+	case CLIENT_CLOSED:
 	case CLIENT_STATES:
 		return;
 	}
@@ -752,13 +683,13 @@ static bool
 client_may_login(const struct client *c)
 {
 	return c->ssl != NULL || c->told_tls ||
-	    c->s->cfg->pop3.allow_plain_auth_without_tls;
+	    c->spec.pop3->allow_plain_auth_without_tls;
 }
 
 static bool
 client_trusts_xclient(const struct client *c)
 {
-	const struct config_listener *l = c->s->listener;
+	const struct config_listener *l = c->spec.listener;
 
 	return cidr_match_any(l->xclient_trusted, l->n_xclient_trusted,
 	    &c->from);
@@ -769,41 +700,26 @@ client_trusts_xclient(const struct client *c)
 static bool
 client_remember(struct client *c)
 {
-	const struct session *s = c->s;
-
 	if (c->before != NULL || c->ssl != NULL ||
-	    s->listener->tls != TLS_STARTTLS)
+	    c->spec.listener->tls != TLS_STARTTLS)
 		return true;
-	c->before = calloc(1, sizeof(*c->before));
+	c->before = malloc(sizeof(*c->before));
 	if (c->before == NULL)
 		return false;
-	c->before->client = s->client_addr;
-	c->before->local = s->local_addr;
-	c->before->ttl = s->ttl;
-	c->before->transport = s->transport;
-	memcpy(c->before->id, s->id, sizeof(s->id));
-	memcpy(c->before->server_name, s->server_name, sizeof(s->server_name));
+	*c->before = *c->spec.origin;
 	return true;
 }
 
 static void
 client_restore(struct client *c)
 {
-	struct client_origin *o = c->before;
-	struct session *s = c->s;
-
-	if (o == NULL)
+	if (c->before == NULL)
 		return;
-	s->client_addr = o->client;
-	s->local_addr = o->local;
-	s->ttl = o->ttl;
-	s->transport = o->transport;
-	memcpy(s->id, o->id, sizeof(s->id));
-	memcpy(s->server_name, o->server_name, sizeof(s->server_name));
-	c->told_tls = false;
-	session_uncount(s);
-	free(o);
+	*c->spec.origin = *c->before;
+	free(c->before);
 	c->before = NULL;
+	c->told_tls = false;
+	c->spec.events->departed(c->spec.arg);
 }
 
 static void
@@ -821,10 +737,9 @@ client_command(struct client *c, const char *line, size_t len)
 static void
 client_capa(struct client *c, const struct pop3_command *cmd UNUSED)
 {
-	const struct runtime *rt = c->s->front->rt;
-	bool stls = c->s->listener->tls == TLS_STARTTLS && c->ssl == NULL;
+	bool stls = c->spec.listener->tls == TLS_STARTTLS && c->ssl == NULL;
 	const char *text =
-	    pop3_texts_capa(rt->pop3_texts, stls, client_may_login(c));
+	    pop3_texts_capa(c->spec.texts, stls, client_may_login(c));
 
 	client_write(c, text, strlen(text));
 }
@@ -838,14 +753,14 @@ client_noop(struct client *c, const struct pop3_command *cmd UNUSED)
 static void
 client_utf8(struct client *c, const struct pop3_command *cmd UNUSED)
 {
-	c->s->utf8 = true;
+	c->utf8 = true;
 	client_reply(c, "+OK");
 }
 
 static void
 client_stls(struct client *c, const struct pop3_command *cmd UNUSED)
 {
-	if (c->s->listener->tls != TLS_STARTTLS || c->ssl != NULL) {
+	if (c->spec.listener->tls != TLS_STARTTLS || c->ssl != NULL) {
 		client_misplaced(c, "-ERR STLS is not possible here.");
 		return;
 	}
@@ -857,7 +772,7 @@ client_stls(struct client *c, const struct pop3_command *cmd UNUSED)
 		return;
 	}
 	secret_clear(&c->name);
-	c->s->utf8 = false;
+	c->utf8 = false;
 	client_restore(c);
 	client_reply(c, "+OK Begin TLS negotiation.");
 	client_pause(c, CLIENT_STLS);
@@ -872,7 +787,7 @@ client_user(struct client *c, const struct pop3_command *cmd)
 	} else if (cmd->arg_len == 0) {
 		client_misplaced(c, "-ERR USER needs a name.");
 	} else if (!secret_set(&c->name, cmd->arg, cmd->arg_len)) {
-		session_close(c->s, "out of memory");
+		client_close(c, "out of memory");
 	} else {
 		client_reply(c, "+OK");
 	}
@@ -881,46 +796,59 @@ client_user(struct client *c, const struct pop3_command *cmd)
 static void
 client_pass(struct client *c, const struct pop3_command *cmd)
 {
+	struct credentials cred = {.how = NULL};
+
 	if (c->name.data == NULL)
 		client_misplaced(c,
 		    client_may_login(c) ? "-ERR USER comes first."
 					: "-ERR Use TLS first.");
 	else if (!cmd->has_arg)
 		client_misplaced(c, "-ERR PASS needs an argument.");
+	else if (!credentials_set_password(&cred, "USER", c->name.data,
+		     c->name.len, cmd->arg, cmd->arg_len))
+		client_close(c, "out of memory");
 	else
-		client_password(c, "USER", cmd->arg, cmd->arg_len);
+		client_login(c, &cred);
 }
 
 static void
 client_auth(struct client *c, const struct pop3_command *cmd)
 {
-	const struct runtime *rt = c->s->front->rt;
-	const struct config_pop3 *p = &c->s->cfg->pop3;
 	const char *mech_name, *ir;
 	size_t mech_len, ir_len;
 	enum sasl_mechanism mech;
-	unsigned offered = 0;
+	struct sasl_outcome out;
 
 	if (cmd->arg_len == 0) {
 		/* Outlook sends AUTH alone to learn the mechanisms. */
 		const char *text =
-		    pop3_texts_auth(rt->pop3_texts, client_may_login(c));
+		    pop3_texts_auth(c->spec.texts, client_may_login(c));
 
 		client_write(c, text, strlen(text));
-		return;
-	}
-	for (size_t i = 0; i < p->n_sasl; i++)
-		offered |= (unsigned)p->sasl[i];
-	if (!pop3_auth_arg_parse(cmd->arg, cmd->arg_len, &mech_name, &mech_len,
-		&ir, &ir_len))
+	} else if (!pop3_auth_arg_parse(cmd->arg, cmd->arg_len, &mech_name,
+		       &mech_len, &ir, &ir_len)) {
 		client_misplaced(c, "-ERR AUTH is malformed.");
-	else if (!sasl_mechanism_find(mech_name, mech_len, &mech) ||
-	    (offered & SASL_BIT(mech)) == 0)
+	} else if (!sasl_mechanism_find(mech_name, mech_len, &mech) ||
+	    !client_offers(c, mech)) {
 		client_misplaced(c, "-ERR This mechanism is not offered.");
-	else if (!client_may_login(c))
+	} else if (!client_may_login(c)) {
 		client_misplaced(c, "-ERR Use TLS first.");
-	else
-		client_auth_start(c, mech, ir, ir_len);
+	} else {
+		secret_clear(&c->name);
+		client_step(c,
+		    sasl_exchange_start(&c->sasl, mech, ir, ir_len, &out),
+		    &out);
+	}
+}
+
+static bool
+client_offers(const struct client *c, enum sasl_mechanism mech)
+{
+	unsigned offered = 0;
+
+	for (size_t i = 0; i < c->spec.pop3->n_sasl; i++)
+		offered |= (unsigned)c->spec.pop3->sasl[i];
+	return offered & SASL_BIT(mech);
 }
 
 static void
@@ -932,7 +860,7 @@ client_apop(struct client *c, const struct pop3_command *cmd UNUSED)
 static void
 client_xclient(struct client *c, const struct pop3_command *cmd)
 {
-	struct session *s = c->s;
+	const struct client_spec *spec = &c->spec;
 	struct xclient x;
 
 	if (!client_trusts_xclient(c)) {
@@ -944,12 +872,12 @@ client_xclient(struct client *c, const struct pop3_command *cmd)
 		return;
 	}
 	if (!client_remember(c)) {
-		session_close(s, "out of memory");
+		client_close(c, "out of memory");
 		return;
 	}
 	client_adopt(c, &x);
-	session_count(s);
-	if (s->refusal != NULL)
+	c->spec.refusal = spec->events->arrived(spec->arg);
+	if (c->spec.refusal != NULL)
 		client_refuse(c);
 	else
 		client_reply(c, "+OK Updated");
@@ -958,27 +886,27 @@ client_xclient(struct client *c, const struct pop3_command *cmd)
 static void
 client_adopt(struct client *c, const struct xclient *x)
 {
-	struct session *s = c->s;
+	struct origin *o = c->spec.origin;
 	struct log_line l;
 
 	/* Both ids in one line: what came before has the old one. */
-	session_log(&l, LOG_DEBUG, s, "XCLIENT is believed");
+	origin_log(&l, LOG_DEBUG, o, "XCLIENT is believed");
 	log_cstr(&l, "told_session", x->session);
 	log_end(&l);
 	if (x->addr.len != 0)
-		s->client_addr = x->addr;
+		o->client = x->addr;
 	if (x->dest.len != 0)
-		s->local_addr = x->dest;
+		o->local = x->dest;
 	if (x->session[0] != '\0')
-		memcpy(s->id, x->session, sizeof(s->id));
+		memcpy(o->id, x->session, sizeof(o->id));
 	if (x->ttl != 0)
-		s->ttl = x->ttl;
+		o->ttl = x->ttl;
 	if (x->transport != XCLIENT_TRANSPORT_UNSET) {
-		s->transport = x->transport;
+		o->transport = x->transport;
 		c->told_tls = x->transport == XCLIENT_TRANSPORT_TLS;
 	}
 	if (x->dest_name[0] != '\0')
-		memcpy(s->server_name, x->dest_name, sizeof(s->server_name));
+		memcpy(o->server_name, x->dest_name, sizeof(o->server_name));
 }
 
 static void
@@ -998,7 +926,7 @@ client_transaction(struct client *c, const struct pop3_command *cmd UNUSED)
 static void
 client_http(struct client *c, const struct pop3_command *cmd UNUSED)
 {
-	session_close(c->s, "HTTP request");
+	client_close(c, "HTTP request");
 }
 
 static void
@@ -1007,287 +935,123 @@ client_unknown(struct client *c, const struct pop3_command *cmd UNUSED)
 	client_misplaced(c, "-ERR Unknown command.");
 }
 
-/* AUTH */
+/* Logins */
 
+/* A message of an AUTH exchange has been taken. */
 static void
-client_auth_start(struct client *c, enum sasl_mechanism mech, const char *ir,
-    size_t len)
+client_step(struct client *c, enum sasl_step step, struct sasl_outcome *out)
 {
-	secret_clear(&c->name);
-	c->mech = mech;
-	if (mech == SASL_LOGIN) {
-		if (ir == NULL) {
-			client_prompt(c, CLIENT_LOGIN_NAME, "Username:");
-			return;
-		}
-		c->state = CLIENT_LOGIN_NAME;
-	} else if (ir == NULL) {
-		client_prompt(c, CLIENT_RESPONSE, "");
-		return;
-	} else {
+	switch (step) {
+	case SASL_STEP_PROMPT:
+		client_write(c, "+ ", 2);
+		client_reply(c, out->prompt);
 		c->state = CLIENT_RESPONSE;
-	}
-	/* "=" is an empty initial response, not base64 (RFC 5034 §4). */
-	if (len == 1 && ir[0] == '=')
-		len = 0;
-	client_response(c, ir, len);
-}
-
-static void
-client_prompt(struct client *c, enum client_state state, const char *text)
-{
-	char b64[BASE64_ENCODED_MAX(16)];
-
-	base64_encode(text, strlen(text), b64);
-	client_write(c, "+ ", 2);
-	client_reply(c, b64);
-	c->state = state;
-}
-
-/* One message of the exchange, however it came. */
-static void
-client_response(struct client *c, const char *line, size_t len)
-{
-	enum client_state state = c->state;
-	struct secret frame = {NULL, 0};
-
-	c->state = CLIENT_COMMAND;
-	if (len == 1 && line[0] == '*') {
-		secret_clear(&c->name);
+		return;
+	case SASL_STEP_DONE:
+		client_login(c, &out->cred);
+		return;
+	case SASL_STEP_CANCELLED:
+		c->state = CLIENT_COMMAND;
 		client_reply(c, "-ERR Authentication cancelled.");
 		return;
-	}
-	if (!client_decode(c, line, len, &frame))
+	case SASL_STEP_MALFORMED:
+		client_wait(c);
+		c->spec.events->malformed(c->spec.arg, c->sasl.mech, out->why);
 		return;
-	if (state == CLIENT_LOGIN_NAME) {
-		if (frame.len == 0 || memchr(frame.data, '\0', frame.len)) {
-			client_malformed(c, "LOGIN: no acceptable user name");
-		} else {
-			secret_clear(&c->name);
-			c->name = frame;
-			frame.data = NULL;
-			frame.len = 0;
-			client_prompt(c, CLIENT_LOGIN_PASSWORD, "Password:");
-		}
-	} else if (state == CLIENT_LOGIN_PASSWORD) {
-		if (memchr(frame.data, '\0', frame.len) != NULL)
-			client_malformed(c, "LOGIN: NUL in the password");
-		else
-			client_password(c, "LOGIN", frame.data, frame.len);
-	} else if (c->mech == SASL_PLAIN) {
-		client_plain_done(c, &frame);
-	} else {
-		client_bearer_done(c, line, len, &frame);
+	case SASL_STEP_NO_MEMORY:
+		client_close(c, "out of memory");
+		return;
 	}
-	secret_clear(&frame);
-}
-
-static bool
-client_decode(struct client *c, const char *line, size_t len,
-    struct secret *out)
-{
-	size_t decoded;
-
-	if (!secret_reserve(out, BASE64_DECODED_MAX(len))) {
-		session_close(c->s, "out of memory");
-		return false;
-	}
-	if (!base64_decode(line, len, out->data, &decoded)) {
-		secret_clear(out);
-		client_malformed(c, "bad base64");
-		return false;
-	}
-	/* Wipe what padding left behind the end before forgetting it. */
-	secret_wipe(out->data + decoded, out->len - decoded);
-	out->len = decoded;
-	return true;
 }
 
 static void
-client_malformed(struct client *c, const char *what)
+client_login(struct client *c, struct credentials *cred)
 {
-	c->s->cred.how = sasl_name(c->mech);
+	const struct client_login login = {.cred = cred, .utf8 = c->utf8};
+
 	secret_clear(&c->name);
-	free(c->s->user);
-	c->s->user = NULL;
 	client_wait(c);
-	session_login_malformed(c->s, what);
+	c->spec.events->login(c->spec.arg, &login);
+	credentials_clear(cred);
 }
 
-static void
-client_plain_done(struct client *c, struct secret *frame)
+size_t
+client_failure_line(char *line, bool temporary, const char *text)
 {
-	struct session *s = c->s;
-	struct sasl_plain plain;
-	struct secret *kept = &s->cred.frame;
-
-	if (!sasl_plain_parse(frame->data, frame->len, &plain)) {
-		client_malformed(c, "PLAIN: malformed message");
-		return;
-	}
-	s->cred.how = "PLAIN";
-	s->cred.mech = SASL_PLAIN;
-	secret_clear(kept);
-	*kept = *frame;
-	frame->data = NULL;
-	frame->len = 0;
-	client_wait(c);
-	if (plain.authzid_len > 0)
-		session_login(s, plain.authzid, plain.authzid_len);
-	else
-		session_login(s, plain.authcid, plain.authcid_len);
-}
-
-static void
-client_bearer_done(struct client *c, const char *line, size_t len,
-    struct secret *frame)
-{
-	struct session *s = c->s;
-	struct sasl_bearer bearer;
-	char *name;
-	size_t name_len;
-
-	if (!sasl_bearer_parse(c->mech, frame->data, frame->len, &bearer)) {
-		client_malformed(c, "malformed bearer message");
-		return;
-	}
-	name = malloc(bearer.user_len + 1);
-	if (name == NULL || !secret_set(&s->cred.frame, line, len)) {
-		free(name);
-		session_close(s, "out of memory");
-		return;
-	}
-	if (c->mech != SASL_OAUTHBEARER ||
-	    !sasl_gs2_name_decode(bearer.user, bearer.user_len, name,
-		&name_len)) {
-		memcpy(name, bearer.user, bearer.user_len);
-		name_len = bearer.user_len;
-	}
-	s->cred.how = sasl_name(c->mech);
-	s->cred.mech = c->mech;
-	secret_clear(&s->cred.bearer);
-	s->cred.bearer = *frame;
-	frame->data = NULL;
-	frame->len = 0;
-	client_wait(c);
-	session_login(s, name, name_len);
-	free(name);
-}
-
-/* A name and a password become one PLAIN message, whoever brought them. */
-static void
-client_password(struct client *c, const char *how, const char *password,
-    size_t len)
-{
-	struct session *s = c->s;
-	struct secret name = c->name, *frame = &s->cred.frame;
-
-	c->name.data = NULL;
-	c->name.len = 0;
-	if (!secret_reserve(frame, name.len + len + 2)) {
-		secret_clear(&name);
-		session_close(s, "out of memory");
-		return;
-	}
-	frame->data[0] = '\0';
-	memcpy(frame->data + 1, name.data, name.len);
-	frame->data[name.len + 1] = '\0';
-	memcpy(frame->data + name.len + 2, password, len);
-	s->cred.how = how;
-	s->cred.mech = SASL_PLAIN;
-	client_wait(c);
-	session_login(s, name.data, name.len);
-	secret_clear(&name);
-}
-
-/* From the session: results */
-
-void
-client_answer(struct client *c, const char *line, size_t len, uint64_t delay,
-    const char *end)
-{
-	struct timeval tv = clock_timeval(delay);
-
-	c->end = end;
-	if (delay == 0 && c->state != CLIENT_CHALLENGE) {
-		client_write(c, line, len);
-		client_write(c, "\r\n", 2);
-		client_answered(c, end);
-		return;
-	}
-	c->pending = malloc(len + 1);
-	if (c->pending == NULL) {
-		session_close(c->s, "out of memory");
-		return;
-	}
-	memcpy(c->pending, line, len);
-	c->pending_len = len;
-	/* Its answer to the challenge may be on the way: it must not be taken
-	 * for a command. */
-	if (c->state == CLIENT_CHALLENGE) {
-		c->state = CLIENT_LATE;
-		return;
-	}
-	c->state = CLIENT_DELAY;
-	if (c->ev == NULL)
-		c->ev = evtimer_new(c->s->env->base, client_delay_cb, c);
-	if (c->ev == NULL || evtimer_add(c->ev, &tv) == -1)
-		session_close(c->s, "out of memory");
-}
-
-void
-client_answer_failure(struct client *c, bool temporary, const char *text,
-    uint64_t delay, const char *end)
-{
-	char line[POP3_LINE_MAX];
-	int len = snprintf(line, sizeof(line), "-ERR [%s] %s",
+	int len = snprintf(line, POP3_LINE_MAX, "-ERR [%s] %s",
 	    temporary ? "SYS/TEMP" : "AUTH", text);
 
-	client_answer(c, line, (size_t)len, delay, end);
+	return (size_t)len < POP3_LINE_MAX ? (size_t)len : POP3_LINE_MAX - 1;
+}
+
+void
+client_answer(struct client *c, const struct client_answer *a)
+{
+	struct timeval tv = clock_timeval(a->delay);
+
+	if (c->state != CLIENT_LOGIN)
+		return;
+	c->end = a->end;
+	c->reply_len = a->len;
+	c->challenge_len = a->challenge_len;
+	c->reply = malloc(a->len + 1);
+	if (a->challenge != NULL)
+		c->challenge = malloc(a->challenge_len + 1);
+	if (a->delay > 0 && c->delay == NULL)
+		c->delay = evtimer_new(c->spec.base, client_delay_cb, c);
+	if (c->reply == NULL ||
+	    (a->challenge != NULL && c->challenge == NULL) ||
+	    (a->delay > 0 && c->delay == NULL)) {
+		client_close(c, "out of memory");
+		return;
+	}
+	memcpy(c->reply, a->line, a->len);
+	if (a->challenge != NULL)
+		memcpy(c->challenge, a->challenge, a->challenge_len);
+	c->state = CLIENT_DELAY;
+	if (a->delay > 0)
+		evtimer_add(c->delay, &tv);
+	else
+		client_answered(c);
 }
 
 static void
 client_delay_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
-	client_pending(arg);
+	struct client *c = arg;
+
+	if (c->state == CLIENT_DELAY)
+		client_answered(c);
+}
+
+/* The delay is over. The backend's challenge is shown first; it has had its
+ * answer already, and the client's is for nobody. */
+static void
+client_answered(struct client *c)
+{
+	if (c->challenge == NULL) {
+		client_say(c);
+		return;
+	}
+	client_write(c, "+ ", 2);
+	client_write(c, c->challenge, c->challenge_len);
+	client_write(c, "\r\n", 2);
+	client_resume(c, CLIENT_CHALLENGE);
 }
 
 /* The reply that had to wait. */
 static void
-client_pending(struct client *c)
+client_say(struct client *c)
 {
-	client_write(c, c->pending, c->pending_len);
+	client_write(c, c->reply, c->reply_len);
 	client_write(c, "\r\n", 2);
-	free(c->pending);
-	c->pending = NULL;
-	client_answered(c, c->end);
-}
-
-static void
-client_answered(struct client *c, const char *end)
-{
-	if (session_closed(c->s))
-		return;
-	if (end != NULL)
-		client_closing(c, end);
+	free(c->reply);
+	free(c->challenge);
+	c->reply = c->challenge = NULL;
+	if (c->end != NULL)
+		client_closing(c, c->end);
 	else
 		client_resume(c, CLIENT_COMMAND);
-}
-
-bool
-client_can_answer(const struct client *c)
-{
-	return !c->eof ||
-	    evbuffer_get_length(bufferevent_get_input(c->bev)) > 0;
-}
-
-void
-client_challenge(struct client *c, const char *text, size_t len)
-{
-	client_write(c, "+ ", 2);
-	client_write(c, text, len);
-	client_write(c, "\r\n", 2);
-	client_resume(c, CLIENT_CHALLENGE);
 }
 
 struct bufferevent *
@@ -1315,25 +1079,27 @@ client_free(struct client **cp)
 	if (c == NULL)
 		return;
 	*cp = NULL;
-	if (c->ev != NULL)
-		event_free(c->ev);
+	proxy_reader_cancel(&c->proxy);
+	if (c->delay != NULL)
+		event_free(c->delay);
 	if (c->watch != NULL)
 		event_free(c->watch);
-	free(c->before);
 	if (c->bev != NULL) {
 		if (c->ssl != NULL && SSL_is_init_finished(c->ssl)) {
 			SSL_shutdown(c->ssl);
 			ERR_clear_error();
 		}
-		fd = c->s->linger && !c->eof ? dup(bufferevent_getfd(c->bev))
-					     : -1;
+		fd = c->linger && !c->eof ? dup(bufferevent_getfd(c->bev)) : -1;
 		bufferevent_free(c->bev);
 		if (fd != -1)
-			linger_add(c->s->env->lingers, fd);
+			linger_add(c->spec.lingers, fd);
 	}
 	if (c->fd != -1)
 		close(c->fd);
+	sasl_exchange_clear(&c->sasl);
 	secret_clear(&c->name);
-	free(c->pending);
+	free(c->before);
+	free(c->reply);
+	free(c->challenge);
 	free(c);
 }

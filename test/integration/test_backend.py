@@ -1196,8 +1196,8 @@ class Challenges(Leg):
         self.assertEqual(b.connection().dummy, "AQ==")
 
     def test_backend_that_leaves_behind_its_challenge(self):
-        """Backend ... speaking nonsense: `-ERR [SYS/TEMP] ...` ... one reply
-        per command"""
+        """A challenge from the backend in a bearer exchange ... is the
+        verdict"""
         challenge = "+ " + b64(self.CHALLENGE)
 
         def leaves(c):
@@ -1205,27 +1205,43 @@ class Challenges(Leg):
             c.expect("AUTH XOAUTH2 ")
             c.send(challenge)
             c.close()
+        b = self.backend(leaves, tls="implicit")
+        self.serve_here({"x": b.destination()})
+        c, reply = self.log_in("x", "XOAUTH2")
+        self.assertEqual(reply, challenge)
+        self.assertReply(c.cmd(""), "-ERR [AUTH]")
+        self.assertReply(c.cmd("NOOP"), "+OK")
 
+    def test_speaks_behind_its_challenge(self):
+        """any byte that the backend sends beyond the expected reply, before
+        the relay, aborts the leg"""
         def speaks(c):
             c.send("+OK ready")
             c.expect("AUTH XOAUTH2 ")
-            c.send(challenge)
-            c.wait(self.seen)
-            c.send("-ERR [AUTH] no")
+            c.raw(b"+ e30=\r\n-ERR [AUTH] no\r\n")
             c.drain()
-        for script in (leaves, speaks):
-            with self.subTest(script=script.__name__):
-                self.seen = threading.Event()
-                b = self.backend(script, tls="implicit")
-                self.serve_here({"x": b.destination()})
-                c, reply = self.log_in("x", "XOAUTH2")
-                if reply == challenge:
-                    self.seen.set()
-                    b.connection().wait_finished()
-                    # The answer belongs to the challenge, whatever has
-                    # become of it: it is no command.
-                    reply = c.cmd("")
-                self.assertTempFailAndOpen(c, reply)
+        b = self.backend(speaks, tls="implicit")
+        self.serve_here({"x": b.destination()})
+        c, reply = self.log_in("x", "XOAUTH2")
+        self.assertTempFailAndOpen(c, reply)
+
+    def test_place_is_given_back_at_once(self):
+        """mailferry answers the backend's exchange itself at once, keeps its
+        `-ERR`, gives the backend connection back, counts and delays the failed
+        attempt, relays the challenge to the client"""
+        b = self.serve_refusing(max_connecting=1)
+        waiting = []
+        for _ in range(4):
+            start = self.daemon.mark()
+            c, reply = self.log_in("x", "OAUTHBEARER")
+            self.assertEqual(reply, "+ " + b64(self.CHALLENGE))
+            waiting.append(c)
+            b.connection().wait_finished()
+            self.daemon.wait_record(
+                lambda r: r.get("failure") == "rejected", "rejected", start)
+        for c in waiting:
+            self.assertEqual(c.cmd("not base64"), AUTH_ERR[:-1] + " here.")
+            self.assertReply(c.cmd("NOOP"), "+OK")
 
     def test_hidden(self):
         """with `hide_auth_errors`, or where the client cannot answer,

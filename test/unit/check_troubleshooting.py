@@ -2,7 +2,7 @@
 """What an operator can read in the log and on standard error has to be in
 docs/troubleshooting.md.
 
-Reads the C source: the names in session_failures, and the string literals in
+Reads the C source: the names in failure_rows, and the string literals in
 calls that log, refuse, or explain, or are printed to stderr. A text with
 conversions (%s) is looked for in the pieces between them; what a key accepts,
 in parentheses behind what is wrong, explains itself. Line breaks in the
@@ -15,7 +15,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SOURCES = ("session/*.c", "service/*.c", "store/*.c", "net/*.c", "config/*.c",
            "server/*.c", "platform/*.c", "*.c")
-LOG = ("log_msg", "log_begin", "session_log")
+LOG = ("log_msg", "log_begin", "origin_log")
 REASONS = ("backend_fail", "session_failed", "session_close", "err_set",
            "err_set_ssl", "config_problem", "config_warning", "client_end",
            "client_misplaced", "client_malformed", "connector_failed",
@@ -97,7 +97,7 @@ def main():
                 for piece in pieces(literal):
                     wanted.setdefault(piece, path.name)
     failures = FAILURE.findall(
-        (ROOT / "src/session/session.c").read_text("utf-8"))
+        (ROOT / "src/session/failure.c").read_text("utf-8"))
     if len(failures) < 15 or logged < 20 or len(wanted) < 200 \
             or on_stderr < 8:
         sys.exit("the source is not understood: "

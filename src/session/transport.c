@@ -1,0 +1,54 @@
+/* transport.c: connections as sockets. */
+
+#include "session/transport.h"
+
+#include <unistd.h>
+
+#include <event2/bufferevent.h>
+
+static struct bufferevent *transport_plain(struct event_base *base, int fd);
+static struct bufferevent *transport_tls(struct event_base *base, int fd,
+    SSL *ssl, enum bufferevent_ssl_state state);
+static struct bufferevent *transport_upgrade(struct bufferevent *plain,
+    SSL *ssl, enum bufferevent_ssl_state state);
+
+const struct transport transport_sockets = {
+    .connect = connector_start,
+    .cancel = connector_cancel,
+    .plain = transport_plain,
+    .tls = transport_tls,
+    .upgrade = transport_upgrade,
+};
+
+static struct bufferevent *
+transport_plain(struct event_base *base, int fd)
+{
+	return bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
+}
+
+/* With CLOSE_ON_FREE ssl is freed also by a call that fails. */
+static struct bufferevent *
+transport_tls(struct event_base *base, int fd, SSL *ssl,
+    enum bufferevent_ssl_state state)
+{
+	return bufferevent_openssl_socket_new(base, fd, ssl, state,
+	    BEV_OPT_CLOSE_ON_FREE);
+}
+
+/* Never a filter: that would be one more layer of copies for the whole
+ * session. The socket moves to a new bufferevent instead. */
+static struct bufferevent *
+transport_upgrade(struct bufferevent *plain, SSL *ssl,
+    enum bufferevent_ssl_state state)
+{
+	struct event_base *base = bufferevent_get_base(plain);
+	int fd = bufferevent_getfd(plain);
+	struct bufferevent *bev;
+
+	bufferevent_setfd(plain, -1);
+	bufferevent_free(plain);
+	bev = transport_tls(base, fd, ssl, state);
+	if (bev == NULL)
+		close(fd);
+	return bev;
+}
