@@ -1345,6 +1345,7 @@ class Limits(Dialogue):
         c.cmd(f"USER {ALICE}")
         self.assertReply(c.cmd("PASS secret"), "-ERR [AUTH]")
         self.assertEqual(b.connections, [])
+        d.wait_record(lambda r: r.get("failure") == "throttled", "throttled")
         failed = [(r["client"], r["user"], r["failure"])
                   for r in d.records() if r["message"] == "login failed"]
         self.assertEqual(failed, [("127.0.0.8", ALICE, why) for why in
