@@ -45,6 +45,8 @@ static bool pg_link_push(struct pg_link *l);
 static void pg_link_event_cb(evutil_socket_t fd, short what, void *arg);
 static void pg_link_poll(struct pg_link *l);
 static void pg_link_read(struct pg_link *l);
+static bool pg_link_is_over(const struct pg_link *l, const PGresult *res);
+static void pg_link_over(struct pg_link *l);
 static bool pg_is_copy(const PGresult *res);
 static void pg_link_fail(struct pg_link *l, const char *reason);
 static void pg_link_notice(void *arg, const char *text);
@@ -355,26 +357,43 @@ pg_link_read(struct pg_link *l)
 		l->events->notify(l->arg, note->extra);
 		PQfreemem(note);
 	}
-	while (l->busy) {
-		if (PQisBusy(l->pg))
-			return;
+	while (l->busy && !PQisBusy(l->pg)) {
 		res = PQgetResult(l->pg);
 		if (res != NULL && pg_is_copy(res)) {
 			PQclear(res);
 			pg_link_fail(l, "a COPY is no lookup");
 			return;
 		}
-		if (res != NULL) {
-			l->events->result(l->arg, res);
-			continue;
+		if (pg_link_is_over(l, res)) {
+			PQclear(res);
+			pg_link_over(l);
+			return;
 		}
-		l->busy = false;
-		if (PQstatus(l->pg) == CONNECTION_BAD)
-			pg_link_fail(l, pg_link_reason(l));
-		else
-			l->events->result(l->arg, NULL);
-		return;
+		if (res != NULL)
+			l->events->result(l->arg, res);
 	}
+}
+
+/* A pipeline ends with its sync; NULL stands between its commands. */
+static bool
+pg_link_is_over(const struct pg_link *l, const PGresult *res)
+{
+	if (res == NULL)
+		return PQpipelineStatus(l->pg) == PQ_PIPELINE_OFF ||
+		    PQstatus(l->pg) == CONNECTION_BAD;
+	return PQresultStatus(res) == PGRES_PIPELINE_SYNC;
+}
+
+static void
+pg_link_over(struct pg_link *l)
+{
+	l->busy = false;
+	if (PQstatus(l->pg) == CONNECTION_BAD ||
+	    (PQpipelineStatus(l->pg) != PQ_PIPELINE_OFF &&
+		PQexitPipelineMode(l->pg) == 0))
+		pg_link_fail(l, pg_link_reason(l));
+	else
+		l->events->result(l->arg, NULL);
 }
 
 /* Until its data is read or sent, libpq says so again and again. */

@@ -30,7 +30,8 @@ struct pg_link;
  * the link. */
 struct pg_link_events {
 	void (*ready)(void *arg);
-	/* res is the callee's to clear. NULL: the command is done with. */
+	/* res is the callee's to clear. NULL: the command is done with, or the
+	 * pipeline. */
 	void (*result)(void *arg, PGresult *res);
 	void (*notify)(void *arg, const char *payload);
 	/* The link is stopped. */

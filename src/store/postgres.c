@@ -1,10 +1,11 @@
 /* postgres.c: routes in PostgreSQL.
  *
- * The pool's connections prepare the query once and execute it with the
- * identifier as a parameter. A route that is written is notified on the
- * channel by the same connection. The channel is heard on a connection of its
- * own, which never rests: what it may have missed while it was away makes all
- * cached answers old. */
+ * The identifier is a parameter of an unnamed statement: behind a pooler the
+ * next statement may run on another server connection, which knows no name that
+ * was prepared before. A route is written and notified on the channel in one
+ * transaction. The channel is heard on a connection of its own, which never
+ * rests: what it may have missed while it was away makes all cached answers
+ * old. */
 
 #include "store/store.h"
 
@@ -17,7 +18,7 @@
 #include "channel.h"
 #include "pool.h"
 
-#define PG_STATEMENT "route"
+#define PG_NAME_MAX 256 /* octets of a destination's name */
 #define PG_PING_MS 10000 /* how often the channel's server is asked for life */
 
 /* What the channel's timer is for. */
@@ -40,21 +41,15 @@ struct store {
 	bool watch_refused; /* LISTEN was */
 };
 
-enum pg_step {
-	PG_PREPARE,
-	PG_ASK, /* the request itself */
-	PG_NOTIFY /* of what was written */
-};
-
 struct pg_conn {
 	struct store_conn c; /* first */
 	struct store *st;
 	struct pg_link *link;
-	enum pg_step step;
-	/* Of the command under way. */
+	/* Of the request under way. */
 	enum store_result result;
+	bool refused; /* text says why */
 	bool fatal; /* the server is going */
-	char text[256]; /* destination or reason */
+	char text[PG_NAME_MAX + 1]; /* destination or reason */
 };
 
 static int store_postgres_check(const struct config *cfg, struct err *err);
@@ -68,13 +63,12 @@ static void store_postgres_watch(struct store *st, store_changed *changed,
 static bool pg_conn_open(struct store_conn *c, struct err *err);
 static void pg_conn_ask(struct store_conn *c, const struct store_call *call);
 static void pg_conn_close(struct store_conn *c);
-static void pg_conn_send(struct pg_conn *p, enum pg_step step, int sent);
+static int pg_conn_write(struct pg_conn *p, const char *query, int n_values);
 static void pg_conn_ready(void *arg);
 static void pg_conn_result(void *arg, PGresult *res);
-static void pg_conn_take(struct pg_conn *p, PGresult *res);
+static void pg_conn_take(struct pg_conn *p, const PGresult *res);
+static void pg_conn_row(struct pg_conn *p, const PGresult *res);
 static void pg_conn_refused(struct pg_conn *p, const PGresult *res);
-static void pg_conn_over(struct pg_conn *p);
-static void pg_conn_notify(struct pg_conn *p);
 static void pg_conn_lost(void *arg, const char *reason);
 static void pg_watch_start(struct store *st);
 static void pg_watch_ready(void *arg);
@@ -194,49 +188,58 @@ pg_conn_close(struct store_conn *c)
 }
 
 static void
-pg_conn_send(struct pg_conn *p, enum pg_step step, int sent)
-{
-	p->step = step;
-	p->result = STORE_FAILED;
-	p->fatal = false;
-	snprintf(p->text, sizeof(p->text), "it has no result");
-	if (!pg_link_flush(p->link, sent))
-		store_conn_lost(&p->c, pg_link_reason(p->link));
-}
-
-static void
 pg_conn_ready(void *arg)
 {
 	struct pg_conn *p = arg;
 
-	pg_conn_send(p, PG_PREPARE,
-	    PQsendPrepare(pg_link_pg(p->link), PG_STATEMENT,
-		p->st->m->sql_query, 0, NULL));
+	store_conn_ready(&p->c);
 }
 
 static void
 pg_conn_ask(struct store_conn *c, const struct store_call *call)
 {
 	struct pg_conn *p = (struct pg_conn *)(void *)c;
-	PGconn *pg = pg_link_pg(p->link);
-	const char *value[2] = {call->key, call->destination};
+	const struct config_mapping *m = p->st->m;
+	const char *value[] = {call->key};
 	int sent = 0;
 
+	p->result = STORE_FAILED;
+	p->refused = p->fatal = false;
+	snprintf(p->text, sizeof(p->text), "it has no result");
 	switch (call->verb) {
 	case STORE_GET:
-		sent = PQsendQueryPrepared(pg, PG_STATEMENT, 1, value, NULL,
-		    NULL, 0);
+		sent = PQsendQueryParams(pg_link_pg(p->link), m->sql_query, 1,
+		    NULL, value, NULL, NULL, 0);
 		break;
 	case STORE_SET:
-		sent = PQsendQueryParams(pg, p->st->m->sql_upsert_query, 2,
-		    NULL, value, NULL, NULL, 0);
+		sent = pg_conn_write(p, m->sql_upsert_query, 2);
 		break;
 	case STORE_DELETE:
-		sent = PQsendQueryParams(pg, p->st->m->sql_delete_query, 1,
-		    NULL, value, NULL, NULL, 0);
+		sent = pg_conn_write(p, m->sql_delete_query, 1);
 		break;
 	}
-	pg_conn_send(p, PG_ASK, sent);
+	if (!pg_link_flush(p->link, sent))
+		store_conn_lost(&p->c, pg_link_reason(p->link));
+}
+
+/* The statements of a pipeline are one transaction, up to its sync. */
+static int
+pg_conn_write(struct pg_conn *p, const char *query, int n_values)
+{
+	PGconn *pg = pg_link_pg(p->link);
+	const char *channel = p->st->m->sql_channel;
+	const char *value[] = {p->c.call->key, p->c.call->destination};
+	const char *tell[] = {channel, p->c.call->key};
+
+	if (*channel == '\0')
+		return PQsendQueryParams(pg, query, n_values, NULL, value, NULL,
+		    NULL, 0);
+	return PQenterPipelineMode(pg) == 1 &&
+	    PQsendQueryParams(pg, query, n_values, NULL, value, NULL, NULL,
+		0) == 1 &&
+	    PQsendQueryParams(pg, "SELECT pg_notify($1, $2)", 2, NULL, tell,
+		NULL, NULL, 0) == 1 &&
+	    PQpipelineSync(pg) == 1;
 }
 
 static void
@@ -244,30 +247,44 @@ pg_conn_result(void *arg, PGresult *res)
 {
 	struct pg_conn *p = arg;
 
-	if (res == NULL) {
-		pg_conn_over(p);
-		return;
+	if (res != NULL) {
+		pg_conn_take(p, res);
+		PQclear(res);
+	} else if (p->fatal) {
+		store_conn_lost(&p->c, p->text);
+	} else {
+		store_conn_answer(&p->c, p->result, p->text);
 	}
-	pg_conn_take(p, res);
-	PQclear(res);
 }
 
+/* Of several results the first refusal counts. */
 static void
-pg_conn_take(struct pg_conn *p, PGresult *res)
+pg_conn_take(struct pg_conn *p, const PGresult *res)
 {
 	ExecStatusType status = PQresultStatus(res);
 
-	if (status == PGRES_TUPLES_OK) {
+	if (p->refused || status == PGRES_PIPELINE_ABORTED)
+		return;
+	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+		pg_conn_refused(p, res);
+	else if (p->c.call->verb != STORE_GET)
+		p->result = STORE_FOUND;
+	else if (status == PGRES_TUPLES_OK)
+		pg_conn_row(p, res);
+}
+
+static void
+pg_conn_row(struct pg_conn *p, const PGresult *res)
+{
+	if (PQntuples(res) == 0 || PQnfields(res) == 0 ||
+	    PQgetisnull(res, 0, 0)) {
 		p->result = STORE_UNKNOWN;
-		if (PQntuples(res) == 0 || PQnfields(res) == 0 ||
-		    PQgetisnull(res, 0, 0))
-			return;
+	} else if (PQgetlength(res, 0, 0) > PG_NAME_MAX) {
+		snprintf(p->text, sizeof(p->text),
+		    "its answer is no destination's name");
+	} else {
 		p->result = STORE_FOUND;
 		snprintf(p->text, sizeof(p->text), "%s", PQgetvalue(res, 0, 0));
-	} else if (status != PGRES_COMMAND_OK) {
-		pg_conn_refused(p, res);
-	} else if (p->step != PG_ASK || p->c.call->verb != STORE_GET) {
-		p->result = STORE_FOUND;
 	}
 }
 
@@ -279,56 +296,19 @@ pg_conn_refused(struct pg_conn *p, const PGresult *res)
 
 	if (state == NULL)
 		state = "";
-	/* character_not_in_repertoire: nothing in the table is called so. */
-	if (p->c.call != NULL && p->c.call->verb == STORE_GET &&
-	    strcmp(state, "22021") == 0) {
-		p->result = STORE_UNKNOWN;
-		return;
-	}
-	/* operator_intervention (not a statement that was cancelled: 57014),
-	 * connection_exception; and a statement that is gone, or does not fit
-	 * the table any more, will be right on another connection. */
-	p->fatal = strncmp(state, "57P", 3) == 0 ||
-	    strncmp(state, "08", 2) == 0 || strcmp(state, "26000") == 0 ||
-	    strcmp(state, "0A000") == 0;
+	p->refused = true;
 	p->result = STORE_FAILED;
 	snprintf(p->text, sizeof(p->text), "%s",
 	    text != NULL ? text : "it fails without a reason");
-}
-
-/* The command is done with. */
-static void
-pg_conn_over(struct pg_conn *p)
-{
-	const struct store_call *call = p->c.call;
-	char text[sizeof(p->text) + 32];
-
-	if (p->fatal || (p->step == PG_PREPARE && p->result == STORE_FAILED)) {
-		store_conn_lost(&p->c, p->text);
-	} else if (p->step == PG_PREPARE) {
-		store_conn_ready(&p->c);
-	} else if (p->step == PG_NOTIFY && p->result == STORE_FAILED) {
-		snprintf(text, sizeof(text), "written, but not notified: %s",
-		    p->text);
-		store_conn_answer(&p->c, STORE_FAILED, text);
-	} else if (p->step == PG_ASK &&
-	    (call->verb == STORE_GET || p->result == STORE_FAILED)) {
-		store_conn_answer(&p->c, p->result, p->text);
-	} else if (p->step == PG_ASK && *p->st->m->sql_channel != '\0') {
-		pg_conn_notify(p);
-	} else {
-		store_conn_answer(&p->c, STORE_FOUND, "");
-	}
-}
-
-static void
-pg_conn_notify(struct pg_conn *p)
-{
-	const char *value[] = {p->st->m->sql_channel, p->c.call->key};
-
-	pg_conn_send(p, PG_NOTIFY,
-	    PQsendQueryParams(pg_link_pg(p->link), "SELECT pg_notify($1, $2)",
-		2, NULL, value, NULL, NULL, 0));
+	/* character_not_in_repertoire, untranslatable_character: nothing in the
+	 * table is called so. */
+	if (p->c.call->verb == STORE_GET &&
+	    (strcmp(state, "22021") == 0 || strcmp(state, "22P05") == 0))
+		p->result = STORE_UNKNOWN;
+	/* operator_intervention (not a statement that was cancelled: 57014),
+	 * connection_exception: another connection may do better. */
+	p->fatal =
+	    strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0;
 }
 
 static void

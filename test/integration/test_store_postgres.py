@@ -10,7 +10,7 @@ import unittest
 
 from harness.case import certs, need
 from harness.mailferry import binary
-from harness.postgres import SCHEMA, Postgres, binaries
+from harness.postgres import SCHEMA, PgBouncer, Postgres, binaries
 from harness.proc import run, wait_until
 from harness.stores import SqlAnswers, SqlFaults, StoreCase
 
@@ -176,6 +176,28 @@ class Answers(SqlAnswers, PostgresCase):
         wait_until(lambda: self.reply(d, "o'hara") == "+OK legacy",
                    "the news", timeout=2)
 
+    def test_writes_and_notifies_together(self):
+        """A route that cannot be notified is not written."""
+        self.p.sql("CREATE ROLE writer LOGIN; GRANT ALL ON routes TO writer; "
+                   "REVOKE EXECUTE ON FUNCTION pg_notify FROM PUBLIC")
+        self.addCleanup(self.p.sql, "DROP OWNED BY writer; DROP ROLE writer; "
+                        "GRANT EXECUTE ON FUNCTION pg_notify TO PUBLIC")
+        d = self.serve(self.p, {
+            "url": self.p.url(user="writer"), "upsert_query": UPSERT,
+            "delete_query": DELETE, "channel": "Routes"}, start=False)
+        done = run([binary(), "route", "-c", d.path, "--set", "new", "alice"])
+        self.assertEqual(done.returncode, 73)
+        self.assertIn(b"permission denied for function pg_notify",
+                      done.stderr)
+        self.assertEqual(self.p.sql("SELECT * FROM routes"), "")
+
+    def test_long_answer(self):
+        self.p.routes({"alice": "new", "bob": "x" * 257})
+        d = self.serve(self.p)
+        self.assertNoRoute(d, "bob")
+        d.wait_log("no destination's name")
+        self.assertRoute(d, "alice", "new")
+
     def test_read_only(self):
         d = self.serve(self.p, start=False)
         done = run([binary(), "route", "-c", d.path, "--set", "new", "x"])
@@ -204,8 +226,7 @@ class Faults(SqlFaults, PostgresCase):
                 "IS NOT NULL")
 
     def test_altered_table(self):
-        """A prepared statement that the table has outgrown is prepared
-        again"""
+        """A column changes its type under connections that are open"""
         p = self.server({f"user{i}": "new" for i in range(9)})
         d = self.serve(p, {"pool_size": 1})
         for i in range(4):
@@ -267,10 +288,8 @@ class Faults(SqlFaults, PostgresCase):
                 s.sendall(b"N")
                 s.recv(4096)
                 s.sendall(message(b"R", bytes(4)) + message(b"Z", b"I"))
-                s.recv(4096)  # Parse, Describe, Sync
-                s.sendall(message(b"1") + message(b"Z", b"I"))
-                s.recv(4096)
-                s.sendall(message(b"2") + data)
+                s.recv(4096)  # Parse, Bind, Describe, Execute, Sync
+                s.sendall(message(b"1") + message(b"2") + data)
                 while s.recv(4096):
                     pass
             return talk
@@ -290,6 +309,66 @@ class Faults(SqlFaults, PostgresCase):
             self.assertReply(other.cmd("NOOP"), "+OK")
             other.close()
             d.stop()
+
+
+@need("pgbouncer")
+class Pooler(PostgresCase):
+    """Behind pgbouncer, whose server connections change hands."""
+
+    USERS = [f"user{i}" for i in range(120)]
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.p = Postgres().start()
+        cls.addClassCleanup(cls.p.stop)
+        cls.p.sql(SCHEMA)
+        cls.p.routes(dict.fromkeys(cls.USERS, "new"))
+
+    def logs_in_everybody(self, mode, pool_size):
+        pooler = self.keep(PgBouncer(self.p, mode, pool_size)).start()
+        d = self.serve(pooler, start=False, lookup_timeout="10s",
+                       positive_ttl="0s")
+        d.change({"destination": {"new": {"max_connecting": 0}}})
+        d.start()
+        for _ in range(2):
+            self.assertEqual(self.together(d, self.USERS),
+                             ["+OK new"] * len(self.USERS))
+        self.assertEqual(self.records(d, "the store cannot say"), [])
+        return pooler, d
+
+    def test_transactions(self):
+        self.logs_in_everybody("transaction", 4)
+
+    def test_statements(self):
+        self.logs_in_everybody("statement", 4)
+
+    def test_sessions(self):
+        """Each of our connections needs one of its own then."""
+        self.logs_in_everybody("session", 20)
+
+    def test_restart(self):
+        """A pooler that is started again: connections that died of it are
+        not the logins' trouble"""
+        pooler, d = self.logs_in_everybody("transaction", 4)
+        pooler.halt()
+        pooler.start()
+        self.assertEqual(self.together(d, self.USERS),
+                         ["+OK new"] * len(self.USERS))
+
+    def test_writes(self):
+        """A route and its NOTIFY are one transaction in every mode"""
+        for mode in ("transaction", "statement"):
+            pooler = self.keep(PgBouncer(self.p, mode)).start()
+            d = self.serve(pooler, {"upsert_query": UPSERT, "channel": "c",
+                                    "delete_query": DELETE}, start=False)
+            for words in (["--set", "legacy", mode], ["--delete", mode]):
+                done = run([binary(), "route", "-c", d.path, *words])
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(
+                    self.p.sql("SELECT destination FROM routes WHERE "
+                               f"identifier = '{mode}'"),
+                    "legacy\n" if words[0] == "--set" else "")
 
 
 class Channel(PostgresCase):

@@ -121,3 +121,39 @@ class Postgres(Server):
             self.thaw()
             self.process.signal(signal.SIGQUIT)
             self.process.wait()
+
+
+class PgBouncer(Server):
+    """A pooler in front of a Postgres. mode: session, transaction,
+    statement."""
+
+    def __init__(self, postgres, mode, pool_size=4):
+        self.postgres = postgres
+        self.dir = temp_dir("mailferry-pgbouncer-")
+        self.port = free_port()
+        self.log_path = os.path.join(self.dir, "log")
+        self.path = os.path.join(self.dir, "pgbouncer.ini")
+        with open(self.path, "w", encoding="ascii") as f:
+            f.write(f"""[databases]
+postgres = host=127.0.0.1 port={postgres.port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+default_pool_size = {pool_size}
+max_client_conn = 200
+""")
+        Postgres.own(self.dir)
+
+    def start(self):
+        self.launch(as_user(["pgbouncer", self.path]), "pgbouncer")
+        return self
+
+    def answers(self):
+        return run([self.postgres.psql, "-h", "127.0.0.1", "-p", self.port,
+                    "-U", "postgres", "-Atc", "SELECT 1"]).returncode == 0
+
+    def url(self):
+        return f"postgres://postgres@127.0.0.1:{self.port}/postgres"
