@@ -17,6 +17,7 @@
 #include "platform/addr.h"
 #include "platform/log.h"
 #include "platform/util.h"
+#include "proto/sasl.h"
 
 enum protocol { PROTOCOL_POP3, PROTOCOLS };
 enum tls_mode { TLS_IMPLICIT, TLS_STARTTLS, TLS_PLAIN };
@@ -34,14 +35,6 @@ enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };
 enum tls_profile { PROFILE_INTERMEDIATE, PROFILE_MODERN };
 /* An account that had a route and is suddenly unknown. */
 enum guard { GUARD_OFF, GUARD_WARN, GUARD_REFUSE };
-
-/* Bits of sasl masks; the order of CONFIG's four names. */
-enum config_sasl {
-	CONFIG_SASL_PLAIN = 1 << 0,
-	CONFIG_SASL_LOGIN = 1 << 1,
-	CONFIG_SASL_OAUTHBEARER = 1 << 2,
-	CONFIG_SASL_XOAUTH2 = 1 << 3
-};
 
 struct config_server {
 	unsigned threads; /* as written: 0 = one per usable CPU */
@@ -114,9 +107,8 @@ struct config_listener {
 
 struct config_pop3 { /* capabilities.pop3 */
 	char *banner;
-	/* The mechanisms in the order written, each one config_sasl bit. */
-	enum config_sasl sasl[4];
-	size_t n_sasl;
+	enum sasl_mechanism mechanism[SASL_MECHANISMS]; /* as offered */
+	size_t n_mechanism;
 	bool allow_plain_auth_without_tls;
 	char **advertise;
 	size_t n_advertise;

@@ -11,6 +11,7 @@
 #include <strings.h>
 
 #include "keys.h"
+#include "types.h"
 #include "yaml.h"
 #include "config/config.h"
 

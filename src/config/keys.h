@@ -1,8 +1,8 @@
 /* keys.h: every key of mailferry.yaml(5) as a row of one const table.
  *
- * config.c walks the file along these rows, the tests hold the manual and the
- * sample against them: a new key is a row here, a field in config.h and its
- * lines in the manual. */
+ * read.c walks the file along these rows, dump.c the structure; the tests hold
+ * the manual and the sample against them. A new key is a row, a field in
+ * config.h and its lines in the manual. */
 
 #ifndef CONFIG_KEYS_H
 #define CONFIG_KEYS_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "yaml.h"
+struct config_type; /* types.h */
 
 enum config_shape {
 	CONFIG_VALUE,
@@ -56,31 +56,6 @@ struct config_key {
 	size_t size; /* CONFIG_NAMED: of its struct */
 	const char *help;
 };
-
-/* What a value's text becomes. */
-struct config_input {
-	const struct config_key *key;
-	struct config_tree *tree; /* owns what is made */
-	const char *directory; /* of the file, absolute */
-	const char *text; /* without NUL */
-	size_t len;
-	bool plain;
-};
-
-struct config_type {
-	const char *name;
-	const char *accepts; /* NULL: made from range or words */
-	size_t size; /* of one in memory */
-	bool is_text; /* a char *, never NULL */
-	bool is_url; /* may hold a password */
-	/* NULL, or what in is: "not a number". */
-	const char *(*parse)(const struct config_input *in, void *out);
-	/* What parse() reads as value; "" for none. Texts have no such
-	 * function: they are what they are. */
-	void (*format)(const struct config_key *key, const void *value,
-	    char *buf, size_t size);
-};
-#define CONFIG_FORMAT_MAX 128
 
 extern const struct config_key config_keys[];
 extern const size_t n_config_keys;

@@ -1,245 +1,94 @@
-/* read.c: from the YAML tree to struct config, and what must hold in it.
+/* read.c: from the YAML tree to struct config.
  *
- * Three steps: the file is read along the table of config_keys.c, each value
- * by its type; what was left out is filled in from what was given; then the
- * rules that concern more than one key are asked, one function each. All
- * problems are collected with their position and told in the file's order.
- *
- * A rule keeps quiet where its keys are bad already: config_at() knows. */
+ * The file is read along the rows of keys.c, each value by its type; what was
+ * left out is filled in from what was given; then rules.c asks what concerns
+ * more than one key. All problems are collected and told in the file's order. */
 
 #include "config/config.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sysexits.h>
 #include <unistd.h>
 
 #include "keys.h"
+#include "notes.h"
+#include "rules.h"
+#include "types.h"
 #include "yaml.h"
 #include "platform/secret.h"
 
-/* Beyond this many of a kind the file is something else altogether. */
-#define CONFIG_NOTES_MAX 1000
-#define CONFIG_PATH_MAX 1024
 #define CONFIG_NAME_MAX 64
-
-enum config_severity { CONFIG_ERROR, CONFIG_WARNING, CONFIG_SEVERITIES };
-
-/* A problem, until all of them are sorted. */
-struct config_note {
-	struct config_mark mark;
-	size_t order; /* of finding, for what stands at one place */
-	enum config_severity severity;
-	char *key; /* dotted path, may be "" */
-	char *text;
-};
 
 struct config_reader {
 	struct config *cfg;
 	struct config_tree *tree;
 	char *directory;
-	struct config_note *note;
-	size_t n_note;
-	size_t n_of[CONFIG_SEVERITIES];
-	/* Where we are: the key, and its value's or nearest parent's place. */
-	char path[CONFIG_PATH_MAX];
-	struct config_mark mark;
+	struct notes notes;
 };
 
-/* A cipher suite that we would use towards clients. */
-struct config_suite {
-	const char *name;
-	enum tls_version version;
-};
-
-static char *config_slurp(const char *path, size_t *len_out, struct err *err);
-static int config_slurp_fd(int fd, char *text, size_t size, size_t *len_out);
-static char *config_directory(const char *file);
-static struct config *config_build(const char *name, struct config_tree *tree,
+static char *read_slurp(const char *path, size_t *len_out, struct err *err);
+static int read_slurp_fd(int fd, char *text, size_t size, size_t *len_out);
+static char *read_directory(const char *file);
+static struct config *read_build(const char *name, struct config_tree *tree,
     struct config_problems *problems);
-
-static void config_read_section(struct config_reader *r,
+static void read_section(struct config_reader *r,
     const struct config_key *section, const struct config_node *node,
     void *base, bool wanted);
-static void config_read_strangers(struct config_reader *r,
+static void read_strangers(struct config_reader *r,
     const struct config_key *section, const struct config_node *node);
-static void config_read_key(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *base,
-    bool wanted);
-static void config_read_subsection(struct config_reader *r,
+static void read_key(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *base, bool wanted);
+static void read_subsection(struct config_reader *r,
     const struct config_key *section, const struct config_node *node,
     void *base, bool wanted);
-static void config_read_named(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *base);
-static void config_read_element(struct config_reader *r,
+static void read_named(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *base);
+static void read_element(struct config_reader *r,
     const struct config_key *section, const struct config_entry *entry,
     char *base);
-static bool config_name_is_good(const char *name);
-static void config_read_list(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *base);
-static void config_read_only(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *base);
-static size_t config_read_elements(struct config_reader *r,
+static bool read_name_is_good(const char *name);
+static void read_list(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *base);
+static void read_only(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *base);
+static size_t read_elements(struct config_reader *r,
     const struct config_key *key, const struct config_node *list, char *values);
-static bool config_is_repeated(const struct config_key *key, const char *values,
+static bool read_is_repeated(const struct config_key *key, const char *values,
     size_t n, const char *one);
-static void config_read_value(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *place);
-static bool config_read_scalar(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node, void *place);
-static bool config_is_kind(struct config_reader *r,
-    const struct config_key *key, const struct config_node *node,
-    enum config_node_kind kind);
-static void config_default(struct config_reader *r,
-    const struct config_key *key, void *place);
-static void config_default_list(struct config_reader *r,
+static void read_value(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *place);
+static bool read_scalar(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, void *place);
+static bool read_is_kind(struct config_reader *r, const struct config_key *key,
+    const struct config_node *node, enum config_node_kind kind);
+static void read_default(struct config_reader *r, const struct config_key *key,
+    void *place);
+static void read_default_list(struct config_reader *r,
     const struct config_key *key, void *base);
-static const char *config_convert(struct config_reader *r,
+static const char *read_convert(struct config_reader *r,
     const struct config_key *key, const char *text, size_t len, bool plain,
     void *place);
-static char *config_place(void *base, size_t offset);
-
-static void config_settle(struct config_reader *r);
-static void config_settle_hostname(struct config_reader *r);
-static void config_settle_certificate(struct config_certificate *c,
+static char *read_place(void *base, size_t offset);
+static void read_settle(struct config_reader *r);
+static void read_settle_hostname(struct config_reader *r);
+static void read_settle_certificate(struct config_certificate *c,
     bool *any_default);
-static void config_settle_listener(const struct config *cfg,
+static void read_settle_listener(const struct config *cfg,
     struct config_listener *l);
-static void config_settle_admin(struct config_reader *r);
-static void config_settle_destination(struct config_destination *d);
-static void config_settle_server_name(struct config_reader *r,
+static void read_settle_admin(struct config_reader *r);
+static void read_settle_destination(struct config_destination *d);
+static void read_settle_server_name(struct config_reader *r,
     struct config_destination *d);
-static int config_destination_compare(const void *a, const void *b);
-
-static void config_rule_server(struct config_reader *r);
-static void config_rule_certificates(struct config_reader *r);
-static void config_rule_suites(struct config_reader *r);
-static void config_rule_binds(struct config_reader *r);
-static void config_rule_advertise(struct config_reader *r);
-static void config_rule_default_destination(struct config_reader *r);
-static void config_rule_mapping(struct config_reader *r);
-static void config_rule_sql(struct config_reader *r);
-static void config_rule_http(struct config_reader *r);
-static void config_rule_unused(struct config_reader *r);
-static void config_rule_admin(struct config_reader *r);
-static void config_rule_admin_token(struct config_reader *r);
-static void config_rule_proxy(struct config_reader *r,
-    const struct config_listener *l);
-static void config_rule_old_tls(struct config_reader *r,
-    const struct config_listener *l);
-static void config_rule_endpoint(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_plaintext(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_server_name(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_client_cert(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_invalid_certs(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_forwarding(struct config_reader *r,
-    const struct config_destination *d);
-static void config_rule_loop(struct config_reader *r,
-    const struct config_destination *d);
-static bool config_suites_left(const struct config_tls *tls,
-    enum tls_version min_version);
-static void config_bind_check(struct config_reader *r, size_t listener,
-    size_t bind);
-static bool config_is_same(const struct addr *a, const struct addr *b);
-static bool config_reaches(const struct addr *to, const struct addr *bound);
-static bool config_is_loopback(const struct addr *a);
-
-static size_t config_push(struct config_reader *r, const char *fmt, ...)
-    PRINTF_LIKE(2, 3);
-static void config_push_name(struct config_reader *r, const char *name);
-static bool config_at(struct config_reader *r, const char *fmt, ...)
-    PRINTF_LIKE(2, 3);
-static bool config_has(const struct config_reader *r, const char *fmt, ...)
-    PRINTF_LIKE(2, 3);
-static bool config_is_below(const char *key, const char *parent);
-static void config_error(struct config_reader *r, const char *fmt, ...)
-    PRINTF_LIKE(2, 3);
-static void config_warn(struct config_reader *r, const char *fmt, ...)
-    PRINTF_LIKE(2, 3);
-static void config_note(struct config_reader *r, enum config_severity severity,
-    const char *fmt, va_list ap) PRINTF_LIKE(3, 0);
-static void config_bad_value(struct config_reader *r,
+static int read_destination_compare(const void *a, const void *b);
+static void read_bad_value(struct config_reader *r,
     const struct config_key *key, const struct config_node *node,
     const char *why);
-static bool config_is_shown(const struct config_key *key,
+static bool read_is_shown(const struct config_key *key,
     const struct config_node *node);
-static int config_note_compare(const void *a, const void *b);
-static void config_tell(struct config_reader *r,
-    struct config_problems *problems);
-static void config_line(struct config_problems *problems,
-    enum config_severity severity, const char *file, struct config_mark mark,
-    const char *key, const char *text);
-static void config_problem_add(const struct config *cfg,
-    struct config_problems *problems, enum config_severity severity,
-    const char *key, const char *fmt, va_list ap) PRINTF_LIKE(5, 0);
-static char *config_format(const char *fmt, ...) PRINTF_LIKE(1, 2);
-static char *config_vformat(const char *fmt, va_list ap) PRINTF_LIKE(1, 0);
-static void *config_grow(void *array, size_t n, size_t size);
-
-/* Rules about the whole; those below are asked of each listener and of each
- * destination. */
-static void (*const config_rules[])(struct config_reader *) = {
-    config_rule_server,
-    config_rule_certificates,
-    config_rule_suites,
-    config_rule_binds,
-    config_rule_advertise,
-    config_rule_default_destination,
-    config_rule_mapping,
-    config_rule_sql,
-    config_rule_http,
-    config_rule_unused,
-    config_rule_admin,
-    config_rule_admin_token,
-};
-
-static void (*const config_listener_rules[])(struct config_reader *,
-    const struct config_listener *) = {
-    config_rule_proxy,
-    config_rule_old_tls,
-};
-
-static void (*const config_destination_rules[])(struct config_reader *,
-    const struct config_destination *) = {
-    config_rule_endpoint,
-    config_rule_plaintext,
-    config_rule_server_name,
-    config_rule_client_cert,
-    config_rule_invalid_certs,
-    config_rule_forwarding,
-    config_rule_loop,
-};
-
-/* Forward secret and authenticated, all of them. */
-static const struct config_suite config_suites[] = {
-    {"TLS_AES_256_GCM_SHA384", TLS_V1_3},
-    {"TLS_CHACHA20_POLY1305_SHA256", TLS_V1_3},
-    {"TLS_AES_128_GCM_SHA256", TLS_V1_3},
-    {"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", TLS_V1_2},
-    {"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", TLS_V1_2},
-    {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", TLS_V1_2},
-    {"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", TLS_V1_2},
-    {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", TLS_V1_2},
-    {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", TLS_V1_2},
-};
-
-static const char *const config_source_names[] = {
-    "file", "redis", "sql", "http"};
-
-/* Lines of CAPA that mailferry sets itself. */
-static const char *const config_own_capabilities[] = {
-    "USER", "SASL", "STLS", "IMPLEMENTATION"};
 
 struct config *
 config_load(const char *path, struct config_problems *problems)
@@ -247,10 +96,10 @@ config_load(const char *path, struct config_problems *problems)
 	struct config *cfg = NULL;
 	struct err err;
 	size_t len;
-	char *text = config_slurp(path, &len, &err);
+	char *text = read_slurp(path, &len, &err);
 
 	if (text == NULL) {
-		config_line(problems, CONFIG_ERROR, path,
+		notes_line(problems, NOTES_ERROR, path,
 		    (struct config_mark){1, 1}, "", err.text);
 		return NULL;
 	}
@@ -268,17 +117,17 @@ config_parse(const char *name, const char *text, size_t len,
 	struct config_tree *tree;
 
 	if (len > CONFIG_FILE_MAX) {
-		config_line(problems, CONFIG_ERROR, name, fault.mark, "",
+		notes_line(problems, NOTES_ERROR, name, fault.mark, "",
 		    "the file is too big (at most 1 MiB)");
 		return NULL;
 	}
 	tree = config_yaml_parse(text, len, &fault);
 	if (tree == NULL) {
-		config_line(problems, CONFIG_ERROR, name, fault.mark, "",
+		notes_line(problems, NOTES_ERROR, name, fault.mark, "",
 		    fault.text);
 		return NULL;
 	}
-	return config_build(name, tree, problems);
+	return read_build(name, tree, problems);
 }
 
 void
@@ -290,42 +139,6 @@ config_free(struct config **cfg)
 	free((*cfg)->path);
 	free(*cfg);
 	*cfg = NULL;
-}
-
-void
-config_problem(const struct config *cfg, struct config_problems *problems,
-    const char *key, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	config_problem_add(cfg, problems, CONFIG_ERROR, key, fmt, ap);
-	va_end(ap);
-}
-
-void
-config_warning(const struct config *cfg, struct config_problems *problems,
-    const char *key, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	config_problem_add(cfg, problems, CONFIG_WARNING, key, fmt, ap);
-	va_end(ap);
-}
-
-void
-config_problems_clear(struct config_problems *problems)
-{
-	size_t i;
-
-	for (i = 0; i < problems->n_error; i++)
-		free(problems->error[i]);
-	for (i = 0; i < problems->n_warning; i++)
-		free(problems->warning[i]);
-	free(problems->error);
-	free(problems->warning);
-	memset(problems, 0, sizeof(*problems));
 }
 
 bool
@@ -374,14 +187,14 @@ config_destination_find(const struct config *cfg, const char *name, size_t len)
 
 /* The file's text, or NULL. */
 static char *
-config_slurp(const char *path, size_t *len_out, struct err *err)
+read_slurp(const char *path, size_t *len_out, struct err *err)
 {
 	/* One more, to notice what is too big. */
 	size_t size = CONFIG_FILE_MAX + 1;
-	char *text = config_grow(NULL, size, 1);
+	char *text = notes_grow(NULL, size, 1);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-	if (fd == -1 || config_slurp_fd(fd, text, size, len_out) == -1) {
+	if (fd == -1 || read_slurp_fd(fd, text, size, len_out) == -1) {
 		err_set(err, "cannot be read: %s", strerror(errno));
 		free(text);
 		text = NULL;
@@ -392,7 +205,7 @@ config_slurp(const char *path, size_t *len_out, struct err *err)
 }
 
 static int
-config_slurp_fd(int fd, char *text, size_t size, size_t *len_out)
+read_slurp_fd(int fd, char *text, size_t size, size_t *len_out)
 {
 	ssize_t n;
 
@@ -412,49 +225,44 @@ config_slurp_fd(int fd, char *text, size_t size, size_t *len_out)
 
 /* The absolute directory of file: paths must survive a chdir(2). */
 static char *
-config_directory(const char *file)
+read_directory(const char *file)
 {
 	const char *slash = strrchr(file, '/');
 	int len = slash == NULL ? 0 : (int)(slash - file);
 	char cwd[4096];
 
 	if (file[0] == '/')
-		return config_format("%.*s", len, file);
+		return notes_format("%.*s", len, file);
 	if (getcwd(cwd, sizeof(cwd)) == NULL)
 		snprintf(cwd, sizeof(cwd), ".");
 	if (len == 0)
-		return config_format("%s", cwd);
-	return config_format("%s/%.*s", cwd, len, file);
+		return notes_format("%s", cwd);
+	return notes_format("%s/%.*s", cwd, len, file);
 }
 
 /* Takes tree over. */
 static struct config *
-config_build(const char *name, struct config_tree *tree,
+read_build(const char *name, struct config_tree *tree,
     struct config_problems *problems)
 {
 	struct config_reader r = {.tree = tree, .directory = NULL};
-	struct config *cfg = config_grow(NULL, 1, sizeof(*cfg));
-	size_t i, k;
+	struct config *cfg = notes_grow(NULL, 1, sizeof(*cfg));
+	size_t k;
 
 	memset(cfg, 0, sizeof(*cfg));
-	cfg->path = config_format("%s", name);
+	cfg->path = notes_format("%s", name);
 	cfg->tree = tree;
 	r.cfg = cfg;
-	r.directory = config_directory(name);
-	r.mark = tree->root->mark;
-	config_read_section(&r, config_keys_root(), tree->root, cfg, true);
-	config_settle(&r);
-	for (i = 0; i < ARRAY_LEN(config_rules); i++)
-		config_rules[i](&r);
-	for (k = 0; k < cfg->n_listener; k++)
-		for (i = 0; i < ARRAY_LEN(config_listener_rules); i++)
-			config_listener_rules[i](&r, &cfg->listener[k]);
+	r.directory = read_directory(name);
+	r.notes.tree = tree;
+	r.notes.file = cfg->path;
+	r.notes.mark = tree->root->mark;
+	read_section(&r, config_keys_root(), tree->root, cfg, true);
+	read_settle(&r);
+	rules_check(cfg, &r.notes);
 	for (k = 0; k < cfg->n_destination; k++)
-		for (i = 0; i < ARRAY_LEN(config_destination_rules); i++)
-			config_destination_rules[i](&r, &cfg->destination[k]);
-	for (k = 0; k < cfg->n_destination; k++)
-		config_settle_server_name(&r, &cfg->destination[k]);
-	config_tell(&r, problems);
+		read_settle_server_name(&r, &cfg->destination[k]);
+	notes_tell(&r.notes, problems);
 	free(r.directory);
 	return cfg;
 }
@@ -462,31 +270,30 @@ config_build(const char *name, struct config_tree *tree,
 /* Reads every row of section from node (NULL: all defaults) into base.
  * wanted: missing keys are worth a problem. */
 static void
-config_read_section(struct config_reader *r, const struct config_key *section,
+read_section(struct config_reader *r, const struct config_key *section,
     const struct config_node *node, void *base, bool wanted)
 {
 	const struct config_key *key = NULL;
 
 	if (node != NULL)
-		config_read_strangers(r, section, node);
+		read_strangers(r, section, node);
 	while ((key = config_keys_next(section, key)) != NULL) {
 		const char *name = config_keys_name(key);
-		size_t len = config_push(r, ".%s", name);
+		size_t len = notes_push(&r->notes, ".%s", name);
 
-		config_read_key(r, key, config_yaml_get(node, name), base,
-		    wanted);
-		r->path[len] = '\0';
+		read_key(r, key, config_yaml_get(node, name), base, wanted);
+		r->notes.path[len] = '\0';
 	}
 }
 
 /* Keys that do not exist, or exist twice. Their own place is told: the value
  * may be many lines long. */
 static void
-config_read_strangers(struct config_reader *r, const struct config_key *section,
+read_strangers(struct config_reader *r, const struct config_key *section,
     const struct config_node *node)
 {
-	struct config_mark mark = r->mark;
-	size_t len = strlen(r->path);
+	struct config_mark mark = r->notes.mark;
+	size_t len = strlen(r->notes.path);
 	const struct config_entry *e;
 	char accepts[1024];
 
@@ -496,106 +303,105 @@ config_read_strangers(struct config_reader *r, const struct config_key *section,
 
 		if (known && e->repeats_line == 0)
 			continue;
-		r->mark = e->mark;
-		config_push_name(r, e->key);
+		r->notes.mark = e->mark;
+		notes_push_name(&r->notes, e->key);
 		if (known)
-			config_error(r, "given again (once, line %zu has it)",
+			notes_error(&r->notes,
+			    "given again (once, line %zu has it)",
 			    e->repeats_line);
 		else
-			config_error(r, "unknown key (%s)",
+			notes_error(&r->notes, "unknown key (%s)",
 			    config_keys_accepts(section, false, accepts,
 				sizeof(accepts)));
-		r->path[len] = '\0';
+		r->notes.path[len] = '\0';
 	}
-	r->mark = mark;
+	r->notes.mark = mark;
 }
 
 static void
-config_read_key(struct config_reader *r, const struct config_key *key,
+read_key(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *base, bool wanted)
 {
-	struct config_mark mark = r->mark;
+	struct config_mark mark = r->notes.mark;
 	char accepts[1024];
 
 	if (node == NULL && wanted && (key->flags & CONFIG_REQUIRED) != 0) {
-		config_error(r, "missing (%s)",
+		notes_error(&r->notes, "missing (%s)",
 		    config_keys_accepts(key, false, accepts, sizeof(accepts)));
 		wanted = false;
 	}
 	if (node != NULL)
-		r->mark = node->mark;
+		r->notes.mark = node->mark;
 	switch (key->shape) {
 	case CONFIG_VALUE:
-		config_read_value(r, key, node,
-		    config_place(base, key->offset));
+		read_value(r, key, node, read_place(base, key->offset));
 		break;
 	case CONFIG_VALUES:
-		config_read_list(r, key, node, base);
+		read_list(r, key, node, base);
 		break;
 	case CONFIG_SECTION:
-		config_read_subsection(r, key, node, base, wanted);
+		read_subsection(r, key, node, base, wanted);
 		break;
 	case CONFIG_NAMED:
-		config_read_named(r, key, node, base);
+		read_named(r, key, node, base);
 		break;
 	}
-	r->mark = mark;
+	r->notes.mark = mark;
 }
 
 static void
-config_read_subsection(struct config_reader *r,
-    const struct config_key *section, const struct config_node *node,
-    void *base, bool wanted)
+read_subsection(struct config_reader *r, const struct config_key *section,
+    const struct config_node *node, void *base, bool wanted)
 {
 	bool present;
 
 	if (node == NULL && (section->flags & CONFIG_OPTIONAL) != 0)
 		wanted = false;
-	if (node != NULL && !config_is_kind(r, section, node, CONFIG_MAP)) {
+	if (node != NULL && !read_is_kind(r, section, node, CONFIG_MAP)) {
 		node = NULL;
 		wanted = false;
 	}
 	if (section->type != NULL) {
 		present = node != NULL;
-		memcpy(config_place(base, section->offset), &present,
+		memcpy(read_place(base, section->offset), &present,
 		    sizeof(present));
 	}
-	config_read_section(r, section, node, base, wanted);
+	read_section(r, section, node, base, wanted);
 }
 
 static void
-config_read_named(struct config_reader *r, const struct config_key *key,
+read_named(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *base)
 {
 	const struct config_entry *e;
 	size_t n = 0;
 	char *elements;
 
-	if (node == NULL || !config_is_kind(r, key, node, CONFIG_MAP))
+	if (node == NULL || !read_is_kind(r, key, node, CONFIG_MAP))
 		return;
-	config_read_strangers(r, key, node);
+	read_strangers(r, key, node);
 	if (node->n_entry == 0 && (key->flags & CONFIG_REQUIRED) != 0)
-		config_bad_value(r, key, node, "empty");
+		read_bad_value(r, key, node, "empty");
 	if (node->n_entry > key->max) {
-		config_bad_value(r, key, node, "too long");
+		read_bad_value(r, key, node, "too long");
 		return;
 	}
 	elements = config_yaml_alloc(r->tree, node->n_entry, key->size);
 	for (e = node->first; e != NULL; e = e->next)
 		if (e->repeats_line == 0)
-			config_read_element(r, config_keys_element(key), e,
+			read_element(r, config_keys_element(key), e,
 			    elements + key->size * n++);
-	memcpy(config_place(base, key->offset), &elements, sizeof(elements));
-	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
+	memcpy(read_place(base, key->offset), &elements, sizeof(elements));
+	memcpy(read_place(base, key->n_offset), &n, sizeof(n));
 }
 
 /* Every struct of a named section begins with its name. */
 static void
-config_read_element(struct config_reader *r, const struct config_key *section,
+read_element(struct config_reader *r, const struct config_key *section,
     const struct config_entry *entry, char *base)
 {
-	struct config_mark mark = r->mark;
-	size_t len = strlen(r->path);
+	struct config_mark mark = r->notes.mark;
+	size_t len = strlen(r->notes.path);
 	char shown[LOG_FIELD_MAX * 4 + 8];
 	char *name;
 
@@ -603,23 +409,23 @@ config_read_element(struct config_reader *r, const struct config_key *section,
 	log_escape(entry->key, strlen(entry->key), shown, sizeof(shown));
 	name = config_yaml_strndup(r->tree, shown, strlen(shown));
 	memcpy(base, &name, sizeof(name));
-	config_push_name(r, entry->key);
-	if (!config_name_is_good(entry->key)) {
-		r->mark = entry->mark;
-		config_error(r,
+	notes_push_name(&r->notes, entry->key);
+	if (!read_name_is_good(entry->key)) {
+		r->notes.mark = entry->mark;
+		notes_error(&r->notes,
 		    "not a name (1 to %d letters, digits, \".\", \"_\", \"-\", "
 		    "a letter or digit first)",
 		    CONFIG_NAME_MAX);
 	}
-	r->mark = entry->value->mark;
-	config_read_subsection(r, section, entry->value, base, true);
-	r->path[len] = '\0';
-	r->mark = mark;
+	r->notes.mark = entry->value->mark;
+	read_subsection(r, section, entry->value, base, true);
+	r->notes.path[len] = '\0';
+	r->notes.mark = mark;
 }
 
 /* Names stand in mapping files, logs and URLs. */
 static bool
-config_name_is_good(const char *name)
+read_name_is_good(const char *name)
 {
 	static const char good[] = "abcdefghijklmnopqrstuvwxyz"
 				   "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -631,51 +437,50 @@ config_name_is_good(const char *name)
 }
 
 static void
-config_read_list(struct config_reader *r, const struct config_key *key,
+read_list(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *base)
 {
 	bool is_inline = (key->flags & CONFIG_INLINE) != 0;
-	char *values = config_place(base, key->offset);
+	char *values = read_place(base, key->offset);
 	size_t n;
 
 	if (node != NULL && node->kind == CONFIG_SCALAR &&
 	    (key->flags & CONFIG_ONE) != 0) {
-		config_read_only(r, key, node, base);
+		read_only(r, key, node, base);
 		return;
 	}
-	if (node == NULL || !config_is_kind(r, key, node, CONFIG_LIST)) {
-		config_default_list(r, key, base);
+	if (node == NULL || !read_is_kind(r, key, node, CONFIG_LIST)) {
+		read_default_list(r, key, base);
 		return;
 	}
 	if (node->n_entry < key->min)
-		config_bad_value(r, key, node, "empty");
+		read_bad_value(r, key, node, "empty");
 	if (node->n_entry > key->max && !is_inline)
-		config_bad_value(r, key, node, "too long");
+		read_bad_value(r, key, node, "too long");
 	if (!is_inline)
 		values =
 		    config_yaml_alloc(r->tree, node->n_entry, key->type->size);
-	n = config_read_elements(r, key, node, values);
+	n = read_elements(r, key, node, values);
 	if (!is_inline)
-		memcpy(config_place(base, key->offset), &values,
-		    sizeof(values));
-	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
+		memcpy(read_place(base, key->offset), &values, sizeof(values));
+	memcpy(read_place(base, key->n_offset), &n, sizeof(n));
 }
 
 /* One value in the place of a list. */
 static void
-config_read_only(struct config_reader *r, const struct config_key *key,
+read_only(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *base)
 {
 	void *values = config_yaml_alloc(r->tree, 1, key->type->size);
-	size_t n = config_read_scalar(r, key, node, values) ? 1 : 0;
+	size_t n = read_scalar(r, key, node, values) ? 1 : 0;
 
-	memcpy(config_place(base, key->offset), &values, sizeof(values));
-	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
+	memcpy(read_place(base, key->offset), &values, sizeof(values));
+	memcpy(read_place(base, key->n_offset), &n, sizeof(n));
 }
 
 /* The good ones of list into values; how many they are. */
 static size_t
-config_read_elements(struct config_reader *r, const struct config_key *key,
+read_elements(struct config_reader *r, const struct config_key *key,
     const struct config_node *list, char *values)
 {
 	_Alignas(max_align_t) char one[256];
@@ -684,22 +489,22 @@ config_read_elements(struct config_reader *r, const struct config_key *key,
 
 	assert(size <= sizeof(one));
 	for (e = list->first; e != NULL; e = e->next) {
-		size_t len = config_push(r, "[%zu]", i++);
+		size_t len = notes_push(&r->notes, "[%zu]", i++);
 
-		r->mark = e->value->mark;
-		if (config_read_scalar(r, key, e->value, one)) {
-			if (config_is_repeated(key, values, n, one))
-				config_bad_value(r, key, e->value, "repeated");
+		r->notes.mark = e->value->mark;
+		if (read_scalar(r, key, e->value, one)) {
+			if (read_is_repeated(key, values, n, one))
+				read_bad_value(r, key, e->value, "repeated");
 			else if (n < key->max)
 				memcpy(values + size * n++, one, size);
 		}
-		r->path[len] = '\0';
+		r->notes.path[len] = '\0';
 	}
 	return n;
 }
 
 static bool
-config_is_repeated(const struct config_key *key, const char *values, size_t n,
+read_is_repeated(const struct config_key *key, const char *values, size_t n,
     const char *one)
 {
 	size_t size = key->type->size, i;
@@ -711,37 +516,37 @@ config_is_repeated(const struct config_key *key, const char *values, size_t n,
 }
 
 static void
-config_read_value(struct config_reader *r, const struct config_key *key,
+read_value(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *place)
 {
-	if (node == NULL || !config_read_scalar(r, key, node, place))
-		config_default(r, key, place);
+	if (node == NULL || !read_scalar(r, key, node, place))
+		read_default(r, key, place);
 }
 
 static bool
-config_read_scalar(struct config_reader *r, const struct config_key *key,
+read_scalar(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *place)
 {
 	const char *why;
 
-	if (!config_is_kind(r, key, node, CONFIG_SCALAR))
+	if (!read_is_kind(r, key, node, CONFIG_SCALAR))
 		return false;
 	if (node->fault != NULL) {
-		config_error(r, "%s", node->fault);
+		notes_error(&r->notes, "%s", node->fault);
 		return false;
 	}
 	if (strlen(node->text) < node->len)
 		why = "broken by a NUL";
 	else
-		why = config_convert(r, key, node->text, node->len, node->plain,
+		why = read_convert(r, key, node->text, node->len, node->plain,
 		    place);
 	if (why != NULL)
-		config_bad_value(r, key, node, node->len == 0 ? "empty" : why);
+		read_bad_value(r, key, node, node->len == 0 ? "empty" : why);
 	return why == NULL;
 }
 
 static bool
-config_is_kind(struct config_reader *r, const struct config_key *key,
+read_is_kind(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, enum config_node_kind kind)
 {
 	static const char *const whys[] = {
@@ -750,24 +555,23 @@ config_is_kind(struct config_reader *r, const struct config_key *key,
 	if (node->kind == kind)
 		return true;
 	if (node->kind == CONFIG_SCALAR && node->fault != NULL)
-		config_error(r, "%s", node->fault);
+		notes_error(&r->notes, "%s", node->fault);
 	else if (node->kind == CONFIG_SCALAR && node->len == 0)
-		config_bad_value(r, key, node, "empty");
+		read_bad_value(r, key, node, "empty");
 	else
-		config_bad_value(r, key, node, whys[kind]);
+		read_bad_value(r, key, node, whys[kind]);
 	return false;
 }
 
 static void
-config_default(struct config_reader *r, const struct config_key *key,
-    void *place)
+read_default(struct config_reader *r, const struct config_key *key, void *place)
 {
 	const char *why = NULL;
 	char *empty;
 
 	memset(place, 0, key->type->size);
 	if (key->text != NULL) {
-		why = config_convert(r, key, key->text, strlen(key->text), true,
+		why = read_convert(r, key, key->text, strlen(key->text), true,
 		    place);
 		assert(why == NULL);
 	} else if (key->type->is_text) {
@@ -778,10 +582,10 @@ config_default(struct config_reader *r, const struct config_key *key,
 
 /* The row's text has ", " between the elements. */
 static void
-config_default_list(struct config_reader *r, const struct config_key *key,
+read_default_list(struct config_reader *r, const struct config_key *key,
     void *base)
 {
-	char *values = config_place(base, key->offset);
+	char *values = read_place(base, key->offset);
 	const char *text = key->text, *end;
 	size_t n = 0;
 
@@ -790,23 +594,22 @@ config_default_list(struct config_reader *r, const struct config_key *key,
 	if ((key->flags & CONFIG_INLINE) == 0) {
 		values = config_yaml_alloc(r->tree, (size_t)key->max,
 		    key->type->size);
-		memcpy(config_place(base, key->offset), &values,
-		    sizeof(values));
+		memcpy(read_place(base, key->offset), &values, sizeof(values));
 	}
 	for (; *text != '\0'; text = end + strspn(end, ", ")) {
 		const char *why;
 
 		end = text + strcspn(text, ",");
-		why = config_convert(r, key,
+		why = read_convert(r, key,
 		    config_yaml_strndup(r->tree, text, (size_t)(end - text)),
 		    (size_t)(end - text), true, values + key->type->size * n++);
 		assert(why == NULL);
 	}
-	memcpy(config_place(base, key->n_offset), &n, sizeof(n));
+	memcpy(read_place(base, key->n_offset), &n, sizeof(n));
 }
 
 static const char *
-config_convert(struct config_reader *r, const struct config_key *key,
+read_convert(struct config_reader *r, const struct config_key *key,
     const char *text, size_t len, bool plain, void *place)
 {
 	struct config_input in = {
@@ -822,39 +625,38 @@ config_convert(struct config_reader *r, const struct config_key *key,
 }
 
 static char *
-config_place(void *base, size_t offset)
+read_place(void *base, size_t offset)
 {
 	return (char *)base + offset;
 }
 
 /* What follows from other keys when it was left out. */
 static void
-config_settle(struct config_reader *r)
+read_settle(struct config_reader *r)
 {
 	struct config *cfg = r->cfg;
 	bool any_default = false;
 	size_t i;
 
 	if (*cfg->server.hostname == '\0')
-		config_settle_hostname(r);
+		read_settle_hostname(r);
 	for (i = 0; i < cfg->tls.n_certificate; i++)
-		config_settle_certificate(&cfg->tls.certificate[i],
-		    &any_default);
+		read_settle_certificate(&cfg->tls.certificate[i], &any_default);
 	if (cfg->tls.n_certificate > 0 && !any_default)
 		cfg->tls.certificate[0].is_default = true;
 	for (i = 0; i < cfg->n_listener; i++)
-		config_settle_listener(cfg, &cfg->listener[i]);
+		read_settle_listener(cfg, &cfg->listener[i]);
 	for (i = 0; i < cfg->n_destination; i++)
-		config_settle_destination(&cfg->destination[i]);
+		read_settle_destination(&cfg->destination[i]);
 	if (cfg->n_destination > 0)
 		qsort(cfg->destination, cfg->n_destination,
-		    sizeof(*cfg->destination), config_destination_compare);
+		    sizeof(*cfg->destination), read_destination_compare);
 	if (cfg->admin.present)
-		config_settle_admin(r);
+		read_settle_admin(r);
 }
 
 static void
-config_settle_hostname(struct config_reader *r)
+read_settle_hostname(struct config_reader *r)
 {
 	char name[256] = "";
 
@@ -865,14 +667,14 @@ config_settle_hostname(struct config_reader *r)
 }
 
 static void
-config_settle_certificate(struct config_certificate *c, bool *any_default)
+read_settle_certificate(struct config_certificate *c, bool *any_default)
 {
 	c->n_pair = c->n_cert < c->n_key ? c->n_cert : c->n_key;
 	*any_default |= c->is_default;
 }
 
 static void
-config_settle_listener(const struct config *cfg, struct config_listener *l)
+read_settle_listener(const struct config *cfg, struct config_listener *l)
 {
 	if ((int)l->min_version == CONFIG_UNSET)
 		l->min_version = cfg->tls.min_version;
@@ -882,7 +684,7 @@ config_settle_listener(const struct config *cfg, struct config_listener *l)
 
 /* The environment wins, so that the secret need not be in any file. */
 static void
-config_settle_admin(struct config_reader *r)
+read_settle_admin(struct config_reader *r)
 {
 	struct config_admin *admin = &r->cfg->admin;
 	const char *token = getenv("MAILFERRY_ADMIN_TOKEN"), *why;
@@ -893,17 +695,17 @@ config_settle_admin(struct config_reader *r)
 
 	if (token == NULL || *token == '\0')
 		return;
-	why = config_convert(r, key, token, strlen(token), true,
+	why = read_convert(r, key, token, strlen(token), true,
 	    &admin->bearer_token);
-	if (why != NULL && config_at(r, "admin.bearer_token"))
-		config_error(r,
+	if (why != NULL && notes_at(&r->notes, "admin.bearer_token"))
+		notes_error(&r->notes,
 		    "the environment's MAILFERRY_ADMIN_TOKEN is %s (%s)", why,
 		    config_keys_accepts(key, false, accepts, sizeof(accepts)));
 	admin->bearer_token_file = config_yaml_strndup(r->tree, "", 0);
 }
 
 static void
-config_settle_destination(struct config_destination *d)
+read_settle_destination(struct config_destination *d)
 {
 	struct config_endpoint *pop3 = &d->pop3;
 
@@ -923,7 +725,7 @@ config_settle_destination(struct config_destination *d)
 
 /* After the rules: one of them asks whether it was given. */
 static void
-config_settle_server_name(struct config_reader *r, struct config_destination *d)
+read_settle_server_name(struct config_reader *r, struct config_destination *d)
 {
 	if (*d->tls_server_name == '\0')
 		d->tls_server_name =
@@ -931,683 +733,39 @@ config_settle_server_name(struct config_reader *r, struct config_destination *d)
 }
 
 static int
-config_destination_compare(const void *a, const void *b)
+read_destination_compare(const void *a, const void *b)
 {
 	const struct config_destination *l = a, *r = b;
 
 	return strcmp(l->name, r->name);
 }
 
-static void
-config_rule_server(struct config_reader *r)
-{
-	if (r->cfg->server.bridge_idle < 600 * 1000 &&
-	    config_at(r, "server.bridge_idle"))
-		config_warn(r,
-		    "under the 10 minutes that RFC 1939 grants an idle client "
-		    "(10m or more)");
-}
-
-static void
-config_rule_certificates(struct config_reader *r)
-{
-	const struct config_tls *tls = &r->cfg->tls;
-	const struct config_certificate *first = NULL, *c;
-	size_t i;
-
-	for (i = 0; i < tls->n_certificate; i++) {
-		c = &tls->certificate[i];
-		if (c->n_cert != c->n_key &&
-		    config_at(r, "tls.certificate.%s.cert", c->name) &&
-		    config_at(r, "tls.certificate.%s.key", c->name))
-			config_error(r, "%zu beside %zu of cert (one for each)",
-			    c->n_key, c->n_cert);
-		if (!c->is_default)
-			continue;
-		if (first != NULL &&
-		    config_at(r, "tls.certificate.%s.default", c->name))
-			config_error(r,
-			    "\"%s\" is the default already (one default)",
-			    first->name);
-		if (first == NULL)
-			first = c;
-	}
-}
-
-/* Listeners may ask for TLS 1.3 each by itself. */
-static void
-config_rule_suites(struct config_reader *r)
-{
-	const struct config *cfg = r->cfg;
-	const char *whom = "clients";
-	enum tls_version version = cfg->tls.min_version;
-	size_t i;
-
-	for (i = 0; i < cfg->n_listener; i++)
-		if (cfg->listener[i].min_version > version &&
-		    cfg->listener[i].tls != TLS_PLAIN) {
-			version = cfg->listener[i].min_version;
-			whom = cfg->listener[i].name;
-		}
-	if (!config_suites_left(&cfg->tls, version) &&
-	    config_at(r, "tls.protocols.disable_cipher_suites"))
-		config_error(r,
-		    "no cipher suite is left for %s (at least one of TLS "
-		    "%s)",
-		    whom, version == TLS_V1_3 ? "1.3" : "1.2 or 1.3");
-}
-
-static bool
-config_suites_left(const struct config_tls *tls, enum tls_version min_version)
-{
-	size_t i, k;
-
-	for (i = 0; i < ARRAY_LEN(config_suites); i++) {
-		if (config_suites[i].version < min_version &&
-		    min_version == TLS_V1_3)
-			continue;
-		for (k = 0; k < tls->n_disable_cipher_suites; k++)
-			if (strcmp(tls->disable_cipher_suites[k],
-				config_suites[i].name) == 0)
-				break;
-		if (k == tls->n_disable_cipher_suites)
-			return true;
-	}
-	return false;
-}
-
-static void
-config_rule_binds(struct config_reader *r)
-{
-	const struct config *cfg = r->cfg;
-	size_t i, k;
-
-	for (i = 0; i < cfg->n_listener; i++) {
-		/* Bad elements are left out: the numbers would be wrong. */
-		if (!config_at(r, "listener.%s.bind", cfg->listener[i].name))
-			continue;
-		for (k = 0; k < cfg->listener[i].n_bind; k++)
-			config_bind_check(r, i, k);
-	}
-}
-
-/* Is a bind address one of an earlier line, or the management's? */
-static void
-config_bind_check(struct config_reader *r, size_t listener, size_t bind)
-{
-	const struct config *cfg = r->cfg;
-	const struct addr *own = &cfg->listener[listener].bind[bind];
-	const char *taken = NULL;
-	char text[ADDR_TEXT_MAX];
-	size_t i, k;
-
-	for (i = 0; i <= listener; i++)
-		for (k = 0; k < cfg->listener[i].n_bind; k++) {
-			if (i == listener && k >= bind)
-				break;
-			if (config_is_same(own, &cfg->listener[i].bind[k]))
-				taken = cfg->listener[i].name;
-		}
-	if (taken != NULL &&
-	    config_at(r, "listener.%s.bind[%zu]", cfg->listener[listener].name,
-		bind))
-		config_error(r,
-		    "%s is listened on by listener.%s already (an address of "
-		    "its own)",
-		    addr_text(own, text), taken);
-	if (config_is_same(own, &cfg->admin.bind) && config_at(r, "admin.bind"))
-		config_error(r,
-		    "%s is listened on by listener.%s already (an address of "
-		    "its own)",
-		    addr_text(own, text), cfg->listener[listener].name);
-}
-
-static bool
-config_is_same(const struct addr *a, const struct addr *b)
-{
-	return addr_port(a) == addr_port(b) && addr_same_ip(a, b);
-}
-
-/* CAPA would say it twice. */
-static void
-config_rule_advertise(struct config_reader *r)
-{
-	const struct config_pop3 *pop3 = &r->cfg->pop3;
-	size_t i, k;
-
-	for (i = 0; i < pop3->n_advertise; i++)
-		for (k = 0; k < ARRAY_LEN(config_own_capabilities); k++) {
-			const char *own = config_own_capabilities[k];
-			size_t len = strlen(own);
-			const char *line = pop3->advertise[i];
-
-			if (strncasecmp(line, own, len) == 0 &&
-			    strchr(" ", line[len]) != NULL &&
-			    config_at(r, "capabilities.pop3.advertise"))
-				config_warn(r,
-				    "%s is added as needed (further lines)",
-				    own);
-		}
-}
-
-static void
-config_rule_default_destination(struct config_reader *r)
-{
-	const struct config *cfg = r->cfg;
-	const char *name = cfg->routing.default_destination;
-	char shown[LOG_FIELD_MAX * 4 + 8];
-	int i = config_destination_find(cfg, name, strlen(name));
-
-	if (cfg->n_destination == 0 && !config_at(r, "destination"))
-		return;
-	if (!config_at(r, "routing.default_destination"))
-		return;
-	log_escape(name, strlen(name), shown, sizeof(shown));
-	if (i == -1)
-		config_error(r,
-		    "\"%s\" is not declared (a name below destination)", shown);
-	else if (!cfg->destination[i].pop3.present && cfg->n_listener > 0)
-		config_error(r,
-		    "\"%s\" has no endpoint for pop3, which listener.%s "
-		    "accepts (a destination with protocol.pop3)",
-		    shown, cfg->listener[0].name);
-}
-
-/* No mapping at all is fine: everybody goes to the default destination. */
-static void
-config_rule_mapping(struct config_reader *r)
-{
-	const char *source = config_source_names[r->cfg->mapping.source];
-
-	if (!config_has(r, "mapping") || config_has(r, "mapping.%s", source))
-		return;
-	if (config_at(r, "mapping.source"))
-		config_error(r, "\"%s\" has no section (mapping.%s)", source,
-		    source);
-}
-
-static void
-config_rule_sql(struct config_reader *r)
-{
-	const struct config_mapping *m = &r->cfg->mapping;
-	bool postgres = strncmp(m->sql_url, "postgres:", 9) == 0;
-	const char *mark = postgres ? "$1" : "?";
-	bool upsert = *m->sql_upsert_query != '\0';
-	bool removes = *m->sql_delete_query != '\0';
-
-	if (*m->sql_query != '\0' && strstr(m->sql_query, mark) == NULL &&
-	    config_at(r, "mapping.sql.query"))
-		config_error(r,
-		    "nothing stands for the identifier (a query with %s)",
-		    mark);
-	if (upsert && !removes && config_at(r, "mapping.sql.upsert_query"))
-		config_error(r, "without delete_query (both or neither)");
-	if (removes && !upsert && config_at(r, "mapping.sql.delete_query"))
-		config_error(r, "without upsert_query (both or neither)");
-}
-
-static void
-config_rule_http(struct config_reader *r)
-{
-	const char *url = r->cfg->mapping.http_url;
-
-	if (*url != '\0' && strstr(url, "%u") == NULL &&
-	    config_at(r, "mapping.http.url"))
-		config_error(r,
-		    "nothing stands for the identifier (a URL with %%u)");
-}
-
-/* What is read and checked, so that a file can be shared with a later version,
- * and nothing else. Defaults of single keys do no harm. */
-static void
-config_rule_unused(struct config_reader *r)
-{
-	const struct config *cfg = r->cfg;
-	const struct {
-		const char *key;
-		bool is_set;
-		const char *why;
-	} unused[] = {
-	    {"server.upgrade_grace", cfg->server.upgrade_grace != 3600 * 1000,
-		"this version cannot upgrade in place: ignored"},
-	    {"routing.guard", cfg->routing.guard != GUARD_WARN,
-		"this version has no guard: ignored"},
-	    {"state", cfg->state.present,
-		"this version keeps no state: ignored"},
-	    {"admin", cfg->admin.present,
-		"this version has no management listener: ignored"},
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(unused); i++)
-		if (unused[i].is_set && config_at(r, "%s", unused[i].key))
-			config_warn(r, "%s", unused[i].why);
-}
-
-static void
-config_rule_admin(struct config_reader *r)
-{
-	const struct config_admin *admin = &r->cfg->admin;
-
-	if (admin->present && admin->bind.len == 0 && *admin->socket == '\0' &&
-	    config_at(r, "admin"))
-		config_error(r,
-		    "neither bind nor socket (at least one of them)");
-}
-
-/* A token in a file is read, and measured, by who serves it. */
-static void
-config_rule_admin_token(struct config_reader *r)
-{
-	const struct config_admin *admin = &r->cfg->admin;
-	bool token = *admin->bearer_token != '\0';
-	bool file = *admin->bearer_token_file != '\0';
-
-	if (!admin->present || !config_at(r, "admin.bearer_token_file") ||
-	    !config_at(r, "admin.bearer_token"))
-		return;
-	if (admin->bind.len > 0 && !token && !file)
-		config_error(r,
-		    "missing (bearer_token_file, bearer_token or the "
-		    "environment's MAILFERRY_ADMIN_TOKEN)");
-	if (token && file)
-		config_error(r, "beside bearer_token_file (one of them)");
-	if (token && strlen(admin->bearer_token) < admin->min_token_len)
-		config_error(r,
-		    "too short, maybe from MAILFERRY_ADMIN_TOKEN (at least %u "
-		    "octets, as min_token_len says)",
-		    admin->min_token_len);
-}
-
-static void
-config_rule_proxy(struct config_reader *r, const struct config_listener *l)
-{
-	if (l->proxy_protocol == PROXY_OFF)
-		return;
-	if (l->n_proxy_trusted == 0 &&
-	    config_at(r, "listener.%s.proxy_trusted", l->name))
-		config_error(r,
-		    "nobody may send the header that proxy_protocol asks for "
-		    "(at least one CIDR)");
-	if (l->proxy_protocol == PROXY_OPTIONAL && l->tls != TLS_IMPLICIT &&
-	    config_at(r, "listener.%s.proxy_protocol", l->name))
-		config_warn(r,
-		    "optional delays every greeting in clear by up to "
-		    "proxy_header_timeout (required)");
-}
-
-static void
-config_rule_old_tls(struct config_reader *r, const struct config_listener *l)
-{
-	if (l->min_version < TLS_V1_2 &&
-	    config_at(r, "listener.%s.min_version", l->name))
-		config_warn(r,
-		    "TLS before 1.2 is broken, for old devices only (1.2 or "
-		    "1.3)");
-}
-
-static void
-config_rule_endpoint(struct config_reader *r,
-    const struct config_destination *d)
-{
-	if (!d->pop3.present &&
-	    config_at(r, "destination.%s.protocol", d->name))
-		config_error(r, "no endpoint (pop3)");
-}
-
-static void
-config_rule_plaintext(struct config_reader *r,
-    const struct config_destination *d)
-{
-	if (d->pop3.present && d->pop3.tls == TLS_PLAIN &&
-	    !d->allow_plaintext_auth &&
-	    config_at(r, "destination.%s.protocol.pop3.tls", d->name))
-		config_error(r,
-		    "plain sends passwords in clear (implicit or starttls, or "
-		    "the destination's allow_plaintext_auth: true)");
-}
-
-static void
-config_rule_server_name(struct config_reader *r,
-    const struct config_destination *d)
-{
-	if (d->pop3.present && d->pop3.tls != TLS_PLAIN &&
-	    d->host_addr.len > 0 && *d->tls_server_name == '\0' &&
-	    !d->tls_pinned && !d->tls_allow_invalid_certs &&
-	    config_at(r, "destination.%s.tls_server_name", d->name))
-		config_error(r,
-		    "missing, as host is an address (the name in its "
-		    "certificate, or tls_pinned_cert_sha256)");
-}
-
-static void
-config_rule_client_cert(struct config_reader *r,
-    const struct config_destination *d)
-{
-	bool cert = *d->tls_client_cert != '\0';
-	bool key = *d->tls_client_key != '\0';
-
-	if (cert && !key &&
-	    config_at(r, "destination.%s.tls_client_cert", d->name))
-		config_error(r, "without tls_client_key (both or neither)");
-	if (key && !cert &&
-	    config_at(r, "destination.%s.tls_client_key", d->name))
-		config_error(r, "without tls_client_cert (both or neither)");
-}
-
-static void
-config_rule_invalid_certs(struct config_reader *r,
-    const struct config_destination *d)
-{
-	if (d->tls_allow_invalid_certs &&
-	    config_at(r, "destination.%s.tls_allow_invalid_certs", d->name))
-		config_warn(r,
-		    "anybody in between can read the passwords "
-		    "(tls_pinned_cert_sha256)");
-}
-
-/* Told at the key that decided it. */
-static void
-config_rule_forwarding(struct config_reader *r,
-    const struct config_destination *d)
-{
-	static const char *const keys[] = {
-	    "protocol.pop3.forwarding", "forwarding", "proxy_protocol"};
-	size_t i = 0;
-
-	if (!d->pop3.present || d->pop3.forwarding != FORWARD_NONE)
-		return;
-	while (i < ARRAY_LEN(keys) - 1 &&
-	    !config_has(r, "destination.%s.%s", d->name, keys[i]))
-		i++;
-	if (config_at(r, "destination.%s.%s", d->name, keys[i]))
-		config_warn(r,
-		    "no forwarding: the backend's limits per address hit all "
-		    "users at once (proxy or xclient)");
-}
-
-static void
-config_rule_loop(struct config_reader *r, const struct config_destination *d)
-{
-	const struct config *cfg = r->cfg;
-	char text[ADDR_TEXT_MAX];
-	struct addr to = d->host_addr;
-	size_t i, k;
-
-	if (to.len == 0 || !d->pop3.present)
-		return;
-	addr_set_port(&to, d->pop3.port);
-	for (i = 0; i < cfg->n_listener; i++) {
-		const struct config_listener *l = &cfg->listener[i];
-
-		for (k = 0; k < l->n_bind; k++)
-			if (config_reaches(&to, &l->bind[k]) &&
-			    config_at(r, "destination.%s.host", d->name))
-				config_error(r,
-				    "%s is our own listener.%s: a loop "
-				    "(another server)",
-				    addr_text(&to, text), l->name);
-	}
-}
-
-/* Would a connection to arrive at the socket bound? Only what addresses tell
- * by themselves; the session knows more once names are resolved. */
-static bool
-config_reaches(const struct addr *to, const struct addr *bound)
-{
-	bool local = config_is_loopback(to) || addr_is_unspecified(to);
-
-	if (addr_port(to) != addr_port(bound))
-		return false;
-	if (addr_same_ip(to, bound))
-		return true;
-	if (to->u.sa.sa_family != bound->u.sa.sa_family)
-		return false;
-	if (addr_is_unspecified(bound))
-		return local;
-	/* Linux takes a connection to 0.0.0.0 to 127.0.0.1. */
-	return addr_is_unspecified(to) && config_is_loopback(bound);
-}
-
-static bool
-config_is_loopback(const struct addr *a)
-{
-	if (a->u.sa.sa_family == AF_INET)
-		return ntohl(a->u.in.sin_addr.s_addr) >> 24 == 127;
-	return IN6_IS_ADDR_LOOPBACK(&a->u.in6.sin6_addr);
-}
-
-/* Appends to the path; its former length, to cut it back to. A dot at the
- * very beginning is left out. */
-static size_t
-config_push(struct config_reader *r, const char *fmt, ...)
-{
-	size_t len = strlen(r->path);
-	va_list ap;
-
-	if (len == 0 && *fmt == '.')
-		fmt++;
-	va_start(ap, fmt);
-	vsnprintf(r->path + len, sizeof(r->path) - len, fmt, ap);
-	va_end(ap);
-	return len;
-}
-
-/* A name from the file, which may be anything. */
-static void
-config_push_name(struct config_reader *r, const char *name)
-{
-	char shown[LOG_FIELD_MAX * 4 + 8];
-
-	log_escape(name, strlen(name), shown, sizeof(shown));
-	config_push(r, ".%s", shown);
-}
-
-/* Goes to a key, or to its nearest parent that the file has. False: there,
- * above or below is an error already, and what follows from it is not worth
- * telling. */
-static bool
-config_at(struct config_reader *r, const char *fmt, ...)
-{
-	bool exact;
-	va_list ap;
-	size_t i;
-
-	va_start(ap, fmt);
-	vsnprintf(r->path, sizeof(r->path), fmt, ap);
-	va_end(ap);
-	r->mark = config_yaml_find(r->tree, r->path, &exact)->mark;
-	for (i = 0; i < r->n_note; i++)
-		if (r->note[i].severity == CONFIG_ERROR &&
-		    (config_is_below(r->note[i].key, r->path) ||
-			config_is_below(r->path, r->note[i].key)))
-			return false;
-	return true;
-}
-
-static bool
-config_is_below(const char *key, const char *parent)
-{
-	size_t len = strlen(parent);
-
-	return strncmp(key, parent, len) == 0 && strchr(".[", key[len]) != NULL;
-}
-
-/* Is the key in the file? */
-static bool
-config_has(const struct config_reader *r, const char *fmt, ...)
-{
-	char path[CONFIG_PATH_MAX];
-	bool exact;
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(path, sizeof(path), fmt, ap);
-	va_end(ap);
-	config_yaml_find(r->tree, path, &exact);
-	return exact;
-}
-
-static void
-config_error(struct config_reader *r, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	config_note(r, CONFIG_ERROR, fmt, ap);
-	va_end(ap);
-}
-
-static void
-config_warn(struct config_reader *r, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	config_note(r, CONFIG_WARNING, fmt, ap);
-	va_end(ap);
-}
-
-static void
-config_note(struct config_reader *r, enum config_severity severity,
-    const char *fmt, va_list ap)
-{
-	struct config_note *note;
-
-	if (r->n_of[severity]++ >= CONFIG_NOTES_MAX)
-		return;
-	r->note = config_grow(r->note, r->n_note + 1, sizeof(*r->note));
-	note = &r->note[r->n_note];
-	note->mark = r->mark;
-	note->order = r->n_note++;
-	note->severity = severity;
-	note->key = config_format("%s", r->path);
-	note->text = config_vformat(fmt, ap);
-}
-
 /* why is read behind "is". */
 static void
-config_bad_value(struct config_reader *r, const struct config_key *key,
+read_bad_value(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, const char *why)
 {
 	static const char *const kinds[] = {"value", "list", "mapping"};
-	bool element =
-	    r->path[0] != '\0' && r->path[strlen(r->path) - 1] == ']';
+	bool element = r->notes.path[0] != '\0' &&
+	    r->notes.path[strlen(r->notes.path) - 1] == ']';
 	char shown[LOG_FIELD_MAX * 4 + 8], accepts[1024];
 
 	config_keys_accepts(key, element, accepts, sizeof(accepts));
-	if (config_is_shown(key, node))
-		config_error(r, "\"%s\" is %s (%s)",
+	if (read_is_shown(key, node))
+		notes_error(&r->notes, "\"%s\" is %s (%s)",
 		    log_escape(node->text, node->len, shown, sizeof(shown)),
 		    why, accepts);
 	else
-		config_error(r, "the %s is %s (%s)", kinds[node->kind], why,
-		    accepts);
+		notes_error(&r->notes, "the %s is %s (%s)", kinds[node->kind],
+		    why, accepts);
 }
 
 /* Not what is secret, came from the environment, or stands where a section
  * belongs: "redis: redis://:PASSWORD@HOST" is easily written. */
 static bool
-config_is_shown(const struct config_key *key, const struct config_node *node)
+read_is_shown(const struct config_key *key, const struct config_node *node)
 {
 	return node->kind == CONFIG_SCALAR && node->len > 0 &&
 	    !node->from_environment && (key->flags & CONFIG_SECRET) == 0 &&
 	    (key->shape == CONFIG_VALUE || key->shape == CONFIG_VALUES);
-}
-
-static int
-config_note_compare(const void *a, const void *b)
-{
-	const struct config_note *l = a, *r = b;
-
-	if (l->mark.line != r->mark.line)
-		return l->mark.line < r->mark.line ? -1 : 1;
-	if (l->mark.column != r->mark.column)
-		return l->mark.column < r->mark.column ? -1 : 1;
-	return l->order < r->order ? -1 : 1;
-}
-
-/* All notes, sorted, become lines; they are gone afterwards. */
-static void
-config_tell(struct config_reader *r, struct config_problems *problems)
-{
-	size_t i;
-
-	if (r->n_note > 0)
-		qsort(r->note, r->n_note, sizeof(*r->note),
-		    config_note_compare);
-	for (i = 0; i < r->n_note; i++) {
-		const struct config_note *note = &r->note[i];
-
-		config_line(problems, note->severity, r->cfg->path, note->mark,
-		    note->key, note->text);
-		free(note->key);
-		free(note->text);
-	}
-	if (r->n_of[CONFIG_ERROR] > CONFIG_NOTES_MAX)
-		config_line(problems, CONFIG_ERROR, r->cfg->path,
-		    r->tree->root->mark, "", "more problems than can be shown");
-	free(r->note);
-	r->note = NULL;
-	r->n_note = 0;
-}
-
-static void
-config_line(struct config_problems *problems, enum config_severity severity,
-    const char *file, struct config_mark mark, const char *key,
-    const char *text)
-{
-	bool error = severity == CONFIG_ERROR;
-	char ***lines = error ? &problems->error : &problems->warning;
-	size_t *n = error ? &problems->n_error : &problems->n_warning;
-
-	*lines = config_grow(*lines, *n + 1, sizeof(**lines));
-	(*lines)[(*n)++] = config_format("%s:%zu:%zu: %s%s%s", file, mark.line,
-	    mark.column, key, *key == '\0' ? "" : ": ", text);
-}
-
-static void
-config_problem_add(const struct config *cfg, struct config_problems *problems,
-    enum config_severity severity, const char *key, const char *fmt, va_list ap)
-{
-	char *text = config_vformat(fmt, ap);
-	bool exact;
-
-	config_line(problems, severity, cfg->path,
-	    config_yaml_find(cfg->tree, key, &exact)->mark, key, text);
-	free(text);
-}
-
-static char *
-config_format(const char *fmt, ...)
-{
-	char *text;
-	va_list ap;
-
-	va_start(ap, fmt);
-	text = config_vformat(fmt, ap);
-	va_end(ap);
-	return text;
-}
-
-static char *
-config_vformat(const char *fmt, va_list ap)
-{
-	char *text;
-
-	if (vasprintf(&text, fmt, ap) == -1) {
-		log_msg(LOG_ERR, "configuration: out of memory");
-		exit(EX_OSERR);
-	}
-	return text;
-}
-
-static void *
-config_grow(void *array, size_t n, size_t size)
-{
-	array = reallocarray(array, n, size);
-	if (array == NULL) {
-		log_msg(LOG_ERR, "configuration: out of memory");
-		exit(EX_OSERR);
-	}
-	return array;
 }

@@ -11,8 +11,6 @@ struct pop3_texts {
 	char *auth[2]; /* [a login can be had] */
 };
 
-static size_t pop3_texts_mechanisms(const struct config_pop3 *p,
-    enum sasl_mechanism out[SASL_MECHANISMS]);
 static bool pop3_texts_make(struct pop3_texts *t, struct pop3_capa_spec *spec,
     bool login);
 
@@ -20,32 +18,18 @@ struct pop3_texts *
 pop3_texts_new(const struct config *cfg)
 {
 	struct pop3_texts *t = calloc(1, sizeof(*t));
-	enum sasl_mechanism sasl[SASL_MECHANISMS];
-	size_t n_sasl = pop3_texts_mechanisms(&cfg->pop3, sasl);
 	struct pop3_capa_spec spec = {
-	    .sasl = sasl,
+	    .sasl = cfg->pop3.mechanism,
 	    .advertise = cfg->pop3.advertise,
 	    .n_advertise = cfg->pop3.n_advertise,
 	    .implementation = cfg->pop3.implementation,
 	};
 	bool ok = t != NULL && pop3_texts_make(t, &spec, false);
 
-	spec.n_sasl = n_sasl;
+	spec.n_sasl = cfg->pop3.n_mechanism;
 	if (!ok || !pop3_texts_make(t, &spec, true))
 		pop3_texts_free(&t);
 	return t;
-}
-
-static size_t
-pop3_texts_mechanisms(const struct config_pop3 *p,
-    enum sasl_mechanism out[SASL_MECHANISMS])
-{
-	for (size_t i = 0; i < p->n_sasl; i++)
-		out[i] = p->sasl[i] == CONFIG_SASL_PLAIN    ? SASL_PLAIN
-		    : p->sasl[i] == CONFIG_SASL_LOGIN	    ? SASL_LOGIN
-		    : p->sasl[i] == CONFIG_SASL_OAUTHBEARER ? SASL_OAUTHBEARER
-							    : SASL_XOAUTH2;
-	return p->n_sasl;
 }
 
 static bool

@@ -846,8 +846,8 @@ client_offers(const struct client *c, enum sasl_mechanism mech)
 {
 	unsigned offered = 0;
 
-	for (size_t i = 0; i < c->spec.pop3->n_sasl; i++)
-		offered |= (unsigned)c->spec.pop3->sasl[i];
+	for (size_t i = 0; i < c->spec.pop3->n_mechanism; i++)
+		offered |= SASL_BIT(c->spec.pop3->mechanism[i]);
 	return offered & SASL_BIT(mech);
 }
 

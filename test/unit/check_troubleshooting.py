@@ -22,7 +22,7 @@ REASONS = ("backend_fail", "session_failed", "session_close", "err_set",
            "store_file_problem")
 STDERR = re.compile(r"\bfprintf\s*\(\s*stderr\s*,")
 # About keys, in config/: calls, and functions that return why.
-KEYS = ("config_error", "config_warn", "config_line", "config_bad_value",
+KEYS = ("notes_error", "notes_warn", "notes_line", "read_bad_value",
         "config_yaml_fault")
 ACCEPTED = re.compile(r"\s*\(.*\)$")
 # Adjacent literals are one.

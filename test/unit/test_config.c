@@ -15,6 +15,8 @@
 #include <check.h>
 
 #include "../../src/config/keys.h"
+#include "../../src/config/types.h"
+#include "../../src/config/yaml.h"
 #include "config/config.h"
 
 /* The least that is accepted, a line each. */
@@ -274,8 +276,8 @@ START_TEST(contract_is_read)
 	ck_assert_uint_eq(cfg->listener[0].n_bind, 2);
 	ck_assert_str_eq(addr_text(&cfg->listener[0].bind[1], text),
 	    "[::]:995");
-	ck_assert_uint_eq(cfg->pop3.n_sasl, 4);
-	ck_assert_int_eq(cfg->pop3.sasl[2], CONFIG_SASL_OAUTHBEARER);
+	ck_assert_uint_eq(cfg->pop3.n_mechanism, 4);
+	ck_assert_int_eq(cfg->pop3.mechanism[2], SASL_OAUTHBEARER);
 	ck_assert_str_eq(cfg->mapping.sql_query,
 	    "SELECT destination FROM mailbox_routes WHERE identifier = ?");
 	ck_assert_str_eq(cfg->mapping.http_url,
@@ -329,8 +331,8 @@ START_TEST(defaults_are_filled_in)
 	ck_assert_uint_eq(l->max_connections, 8192);
 	ck_assert_str_eq(cfg->pop3.banner, "mailferry ready");
 	ck_assert_str_eq(cfg->pop3.implementation, "mailferry");
-	ck_assert_uint_eq(cfg->pop3.n_sasl, 4);
-	ck_assert_int_eq(cfg->pop3.sasl[3], CONFIG_SASL_XOAUTH2);
+	ck_assert_uint_eq(cfg->pop3.n_mechanism, 4);
+	ck_assert_int_eq(cfg->pop3.mechanism[3], SASL_XOAUTH2);
 	ck_assert_uint_eq(cfg->pop3.n_advertise, 5);
 	ck_assert_str_eq(cfg->pop3.advertise[0], "TOP");
 	ck_assert_str_eq(cfg->pop3.advertise[4], "PIPELINING");
@@ -365,7 +367,7 @@ START_TEST(bad_values_leave_defaults)
 	ck_assert_uint_eq(cfg->server.threads, 0);
 	ck_assert_uint_eq(cfg->server.backend_timeout, 10000);
 	ck_assert_int_eq(cfg->server.log_level, LOG_INFO);
-	ck_assert_uint_eq(cfg->pop3.n_sasl, 4);
+	ck_assert_uint_eq(cfg->pop3.n_mechanism, 4);
 	ck_assert_uint_eq(cfg->pop3.n_advertise, 5);
 	ck_assert_int_eq(cfg->tls.min_version, TLS_V1_2);
 	ck_assert_uint_eq(cfg->admin.bind.len, 0);
