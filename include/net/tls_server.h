@@ -31,6 +31,11 @@ SSL *tls_server_ssl(struct tls_server *ts, size_t listener);
  * long as ssl. */
 const char *tls_server_sni(SSL *ssl);
 
+/* Says why ssl's handshake failed; code: OpenSSL's, 0: the connection was
+ * closed. Where no version or suite is in common, says what the client offers.
+ */
+void tls_server_failed(const SSL *ssl, unsigned long code, struct err *err);
+
 /* Session ticket keys: one set for the process, so that a client resumes on
  * every worker and across reloads. New keys once a day, the last ones kept for
  * reading. init: before any context; tick: now and then, with clock_ms(). */

@@ -20,6 +20,7 @@
 #include "platform/secret.h"
 #include "proto/xclient.h"
 #include "tls_common.h"
+#include "tls_explain.h"
 
 #define TLS_TICKET_ROTATE_MS (24ull * 3600 * 1000)
 #define TLS_TICKET_LIFE_S (12 * 3600)
@@ -55,6 +56,7 @@ static void tls_policy_make(struct tls_policy *p, const struct config_tls *tls,
     const struct config_listener *l);
 static bool tls_policy_allows(const struct config_tls *tls, const char *suite);
 static bool tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx);
+static bool tls_policy_dh(SSL_CTX *ctx);
 static bool tls_policy_session_context(const struct tls_policy *p,
     SSL_CTX *ctx);
 static int tls_server_hello_cb(SSL *ssl, int *alert, void *arg);
@@ -140,23 +142,28 @@ tls_server_setup(SSL_CTX *ctx, struct tls_server *ts, const struct config *cfg,
 	    tls_identity_use(tls_identities_default(ts->ids), ctx);
 }
 
-/* Forward-secret AEAD suites, less the ones switched off. Old devices, where a
- * listener lets them in, need CBC with SHA-1. */
+/* Forward-secret suites, less the ones switched off, AEAD first. Outlook on
+ * Windows 7 to 8.1, Apple Mail before 10.11 and old Android have none with both
+ * and an RSA certificate: ECDHE with CBC, or DHE. Devices of before TLS 1.2,
+ * where a listener lets them in, have RSA key exchange. */
 static void
 tls_policy_make(struct tls_policy *p, const struct config_tls *tls,
     const struct config_listener *l)
 {
-	static const char base[] = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL";
-	static const char old[] = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:"
-				  "RSA+AES:!aNULL:!eNULL:@SECLEVEL=0";
+	static const char modern[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
+	static const char intermediate[] =
+	    "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:"
+	    "ECDHE+AES:DHE+AES";
+	bool old = l->min_version < TLS_V1_2;
 	static const char *const v13[] = {"TLS_AES_256_GCM_SHA384",
 	    "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"};
 	size_t len;
 
 	memset(p, 0, sizeof(*p));
 	p->min_version = tls_common_version(l->min_version);
-	snprintf(p->suites, sizeof(p->suites), "%s",
-	    l->min_version < TLS_V1_2 ? old : base);
+	snprintf(p->suites, sizeof(p->suites), "%s%s:!AESCCM:!aNULL:!eNULL%s",
+	    l->profile == PROFILE_MODERN && !old ? modern : intermediate,
+	    old ? ":RSA+AES" : "", old ? ":@SECLEVEL=0" : "");
 	for (size_t i = 0; i < tls->n_disable_cipher_suites; i++) {
 		const char *name =
 		    OPENSSL_cipher_name(tls->disable_cipher_suites[i]);
@@ -186,7 +193,8 @@ tls_policy_allows(const struct config_tls *tls, const char *suite)
 static bool
 tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx)
 {
-	if (SSL_CTX_set_min_proto_version(ctx, p->min_version) != 1)
+	if (SSL_CTX_set_min_proto_version(ctx, p->min_version) != 1 ||
+	    !tls_policy_dh(ctx))
 		return false;
 	/* No suite left for 1.2 leaves 1.3, and the other way round; that one
 	 * of them is left, the configuration has made sure. */
@@ -197,6 +205,29 @@ tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx)
 	if (p->suites13[0] == '\0')
 		return SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION) == 1;
 	return SSL_CTX_set_ciphersuites(ctx, p->suites13) == 1;
+}
+
+/* One group, whatever the certificate's key: a larger one only costs more. */
+static bool
+tls_policy_dh(SSL_CTX *ctx)
+{
+	EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_from_name(NULL, "DH", NULL);
+	char group[] = "ffdhe2048";
+	OSSL_PARAM params[] = {
+	    OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group,
+		0),
+	    OSSL_PARAM_construct_end(),
+	};
+	EVP_PKEY *dh = NULL;
+	bool ok = gen != NULL && EVP_PKEY_paramgen_init(gen) == 1 &&
+	    EVP_PKEY_CTX_set_params(gen, params) == 1 &&
+	    EVP_PKEY_paramgen(gen, &dh) == 1 &&
+	    SSL_CTX_set0_tmp_dh_pkey(ctx, dh) == 1;
+
+	if (!ok)
+		EVP_PKEY_free(dh);
+	EVP_PKEY_CTX_free(gen);
+	return ok;
 }
 
 /* Listeners share ticket keys, and OpenSSL does not ask again whether a resumed
@@ -295,6 +326,12 @@ tls_server_alpn_cb(SSL *ssl UNUSED, const unsigned char **out,
 		return SSL_TLSEXT_ERR_ALERT_FATAL;
 	*out = chosen;
 	return SSL_TLSEXT_ERR_OK;
+}
+
+void
+tls_server_failed(const SSL *ssl, unsigned long code, struct err *err)
+{
+	tls_explain_client(ssl, code, err);
 }
 
 /* Tickets */

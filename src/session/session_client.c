@@ -392,14 +392,15 @@ static void
 client_tls_failed(struct client *c)
 {
 	unsigned long code = bufferevent_get_openssl_error(c->bev);
-	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
+	struct err err = {""};
 	struct log_line l;
 
+	tls_server_failed(c->ssl, code, &err);
 	ERR_clear_error();
-	origin_log(&l, reason != NULL ? LOG_INFO : LOG_DEBUG, c->spec.origin,
+	origin_log(&l, code != 0 ? LOG_INFO : LOG_DEBUG, c->spec.origin,
 	    "TLS handshake with the client failed");
 	log_cstr(&l, "listener", c->spec.listener->name);
-	log_cstr(&l, "reason", reason != NULL ? reason : "connection closed");
+	log_cstr(&l, "reason", err.text);
 	log_end(&l);
 	/* The alert is on its way: no RST over it. */
 	c->linger = true;

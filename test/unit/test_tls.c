@@ -102,15 +102,19 @@ make_config(const char *cert, const char *dest)
 	int n = snprintf(text, sizeof(text),
 	    "listener: {a: {bind: ['127.0.0.1:995']},"
 	    " b: {bind: ['127.0.0.1:996']},"
-	    " old: {bind: ['127.0.0.1:997'], min_version: '1.0'}}\n"
+	    " old: {bind: ['127.0.0.1:997'], min_version: '1.0'},"
+	    " strict: {bind: ['127.0.0.1:998'], profile: modern},"
+	    " strictest: {bind: ['127.0.0.1:999'], min_version: '1.3'}}\n"
 	    "routing: {default_destination: d}\n"
 	    "tls: {certificate: {"
+	    "both: {cert: [%s/one.pem, %s/rsa.pem], key: [%s/one.key,"
+	    " %s/rsa.key], subjects: [both.example.net]}, "
 	    "one: {cert: %s/%s.pem, key: %s/%s.key, default: true}, "
 	    "two: {cert: %s/two.pem, key: %s/two.key}, "
 	    "rsa: {cert: %s/rsa.pem, key: %s/rsa.key}}}\n"
 	    "destination: {d: {host: mail.example.com, forwarding: none, %s, "
 	    "protocol: {pop3: {tls: implicit}}}}\n",
-	    dir, cert, dir, cert, dir, dir, dir, dir, dest);
+	    dir, dir, dir, dir, dir, cert, dir, cert, dir, dir, dir, dir, dest);
 
 	cfg = config_parse("/tmp/x.yaml", text, (size_t)n, &problems);
 	ck_assert_ptr_nonnull(cfg);
@@ -291,7 +295,7 @@ START_TEST(ten_thousand_names_cost_no_more_than_one)
 	enum { NAMES = 10000 };
 	struct config *cfg =
 	    make_config("one", "tls_allow_invalid_certs: true");
-	struct config_certificate *c = &cfg->tls.certificate[1];
+	struct config_certificate *c = &cfg->tls.certificate[2];
 	const struct tls_identity *def, *found;
 	struct tls_identity_set *ids;
 	char name[64];
@@ -680,6 +684,157 @@ START_TEST(the_server_name_survives_a_resumption)
 }
 END_TEST
 
+/* Listeners by index, by name: a, b, old, strict, strictest. */
+enum { LISTENER_A, LISTENER_B, LISTENER_OLD, LISTENER_STRICT, LISTENER_13 };
+
+/* What a client with those suites, up to that version, gets from a listener:
+ * the suite, or why not. */
+static const char *
+offer(struct pair *p, size_t listener, const char *suites, int version,
+    const char *name, char *cn_out)
+{
+	static char text[600];
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	SSL *c, *s = tls_server_ssl(p->server, listener);
+	struct err err = {""};
+	char sni[64];
+	unsigned long code = 0;
+	BIO *a, *b;
+
+	SSL_CTX_set_max_proto_version(ctx, version);
+	SSL_CTX_set_min_proto_version(ctx, TLS1_VERSION);
+	ck_assert_int_eq(SSL_CTX_set_cipher_list(ctx, suites), 1);
+	c = SSL_new(ctx);
+	snprintf(sni, sizeof(sni), "%s", name);
+	SSL_set_tlsext_host_name(c, sni);
+	ck_assert_int_eq(BIO_new_bio_pair(&a, 0, &b, 0), 1);
+	SSL_set_bio(c, a, a);
+	SSL_set_bio(s, b, b);
+	SSL_set_connect_state(c);
+	SSL_set_accept_state(s);
+	for (int i = 0; i < 5 && code == 0; i++) {
+		int rc;
+
+		SSL_do_handshake(c);
+		ERR_clear_error();
+		rc = SSL_do_handshake(s);
+		if (rc <= 0 && SSL_get_error(s, rc) != SSL_ERROR_WANT_READ)
+			code = ERR_peek_error();
+	}
+	tls_server_failed(s, code, &err);
+	snprintf(text, sizeof(text), "%s",
+	    code != 0 ? err.text
+		      : SSL_CIPHER_standard_name(SSL_get_current_cipher(c)));
+	if (cn_out != NULL && code == 0)
+		X509_NAME_get_text_by_NID(
+		    X509_get_subject_name(SSL_get0_peer_certificate(c)),
+		    NID_commonName, cn_out, 64);
+	ERR_clear_error();
+	SSL_free(c);
+	SSL_free(s);
+	SSL_CTX_free(ctx);
+	return text;
+}
+
+/* Outlook on Windows 7 to 8.1 has no ECDHE+AEAD with an RSA certificate. */
+START_TEST(profiles_say_which_suites_a_listener_takes)
+{
+	static const struct {
+		size_t listener;
+		const char *suites;
+		int version;
+		const char *gets;
+	} rows[] = {
+	    {LISTENER_A, "ECDHE-RSA-AES128-SHA", TLS1_2_VERSION,
+		"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"},
+	    {LISTENER_A, "DHE-RSA-AES256-GCM-SHA384", TLS1_2_VERSION,
+		"TLS_DHE_RSA_WITH_AES_256_GCM_SHA384"},
+	    {LISTENER_A, "DHE-RSA-AES256-SHA", TLS1_2_VERSION,
+		"TLS_DHE_RSA_WITH_AES_256_CBC_SHA"},
+	    {LISTENER_A, "ECDHE-RSA-AES128-GCM-SHA256", TLS1_2_VERSION,
+		"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"},
+	    {LISTENER_A, "AES128-SHA:AES256-GCM-SHA384", TLS1_2_VERSION,
+		"no shared cipher; the client offers TLS 1.2 with "
+		"TLS_RSA_WITH_AES_128_CBC_SHA, "
+		"TLS_RSA_WITH_AES_256_GCM_SHA384"},
+	    {LISTENER_A, "AES128-SHA:@SECLEVEL=0", TLS1_1_VERSION,
+		"unsupported protocol; the client offers TLS 1.1 at most"},
+	    {LISTENER_OLD, "AES128-SHA:@SECLEVEL=0", TLS1_VERSION,
+		"TLS_RSA_WITH_AES_128_CBC_SHA"},
+	    {LISTENER_OLD, "ECDHE-RSA-AES128-SHA:@SECLEVEL=0", TLS1_VERSION,
+		"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"},
+	    {LISTENER_STRICT, "ECDHE-RSA-AES128-GCM-SHA256", TLS1_2_VERSION,
+		"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"},
+	    {LISTENER_STRICT, "ECDHE-RSA-AES128-SHA", TLS1_2_VERSION,
+		"no shared cipher; the client offers TLS 1.2 with "
+		"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"},
+	    {LISTENER_STRICT, "ALL", TLS1_3_VERSION, "TLS_AES_256_GCM_SHA384"},
+	    {LISTENER_13, "ALL", TLS1_2_VERSION,
+		"unsupported protocol; the client offers TLS 1.2 at most"},
+	};
+	struct pair p;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		ck_assert_str_eq(offer(&p, rows[i].listener, rows[i].suites,
+				     rows[i].version, "rsa.example.net", NULL),
+		    rows[i].gets);
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(a_long_offer_is_cut)
+{
+	struct pair p;
+	const char *text;
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	text = offer(&p, LISTENER_STRICT, "ALL:!ECDHE", TLS1_2_VERSION,
+	    "rsa.example.net", NULL);
+	ck_assert_ptr_nonnull(strstr(text, " and "));
+	ck_assert_ptr_nonnull(strstr(text, " more"));
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(one_name_may_have_a_certificate_per_type_of_key)
+{
+	struct pair p;
+	char cn[64] = "";
+
+	pair_open(&p, "one", "tls_allow_invalid_certs: true");
+	offer(&p, LISTENER_A, "ECDHE-RSA-AES128-GCM-SHA256", TLS1_2_VERSION,
+	    "both.example.net", cn);
+	ck_assert_str_eq(cn, "rsa");
+	offer(&p, LISTENER_A, "ECDHE-ECDSA-AES128-GCM-SHA256", TLS1_2_VERSION,
+	    "both.example.net", cn);
+	ck_assert_str_eq(cn, "one");
+	/* The default's type of key is not added to what the name has. */
+	ck_assert_ptr_nonnull(strstr(offer(&p, LISTENER_A,
+					 "ECDHE-ECDSA-AES128-GCM-SHA256",
+					 TLS1_2_VERSION, "rsa.example.net", cn),
+	    "no shared cipher"));
+	pair_close(&p);
+}
+END_TEST
+
+START_TEST(two_certificates_of_one_type_are_a_problem)
+{
+	struct config *cfg =
+	    make_config("one", "tls_allow_invalid_certs: true");
+	struct config_certificate *c = &cfg->tls.certificate[0];
+
+	ck_assert_uint_eq(c->n_pair, 2);
+	c->cert[1] = cfg->tls.certificate[2].cert[0];
+	c->key[1] = cfg->tls.certificate[2].key[0];
+	ck_assert_ptr_null(tls_identities_load(cfg, &problems));
+	ck_assert_uint_eq(problems.n_error, 1);
+	ck_assert_ptr_nonnull(strstr(problems.error[0],
+	    "tls.certificate.both.cert[1]: its type of key is there already"));
+	config_free(&cfg);
+}
+END_TEST
+
 START_TEST(a_ticket_outlives_one_rotation_and_not_two)
 {
 	struct pair p;
@@ -704,7 +859,7 @@ START_TEST(what_cannot_be_loaded_is_a_problem_at_its_key)
 	struct config *cfg = make_config("one", "tls_ca_file: /nonexistent");
 	struct tls_identity_set *ids;
 
-	cfg->tls.certificate[0].key = cfg->tls.certificate[1].key;
+	cfg->tls.certificate[1].key = cfg->tls.certificate[3].key;
 	ids = tls_identities_load(cfg, &problems);
 	ck_assert_ptr_null(ids);
 	ck_assert_ptr_null(tls_trust_load(cfg, 0, &problems));
@@ -743,6 +898,10 @@ main(void)
 	tcase_add_test(tc, sessions_end_with_the_certificate);
 	tcase_add_test(tc, alpn_that_is_refused_is_not_offered_again);
 	tcase_add_test(tc, the_server_name_survives_a_resumption);
+	tcase_add_test(tc, profiles_say_which_suites_a_listener_takes);
+	tcase_add_test(tc, a_long_offer_is_cut);
+	tcase_add_test(tc, one_name_may_have_a_certificate_per_type_of_key);
+	tcase_add_test(tc, two_certificates_of_one_type_are_a_problem);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	suite_add_tcase(suite, tc);
