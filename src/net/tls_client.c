@@ -22,8 +22,10 @@
 
 #include "proto/xclient.h"
 #include "tls_common.h"
+#include "tls_explain.h"
 
 #define TLS_CLIENT_SESSIONS 128
+#define TLS_CLIENT_BITS 112 /* security level 2 */
 
 struct tls_trust {
 	X509_STORE *store;
@@ -55,6 +57,11 @@ static bool tls_trust_identity(struct tls_trust *t, const char *cert,
     const char *key, struct err *err);
 static bool tls_client_indices(void);
 static bool tls_client_setup(struct tls_client *tc);
+static bool tls_client_policy(SSL_CTX *ctx,
+    const struct config_destination *dest);
+static int tls_client_security_cb(const SSL *ssl, const SSL_CTX *ctx, int op,
+    int bits, int nid, void *other, void *arg);
+static int tls_client_level_cb(X509_STORE_CTX *store, void *arg);
 static struct tls_client *tls_client_of(const SSL *ssl);
 static int tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session);
 static void tls_client_keep(struct tls_client *tc, SSL_SESSION *session);
@@ -201,7 +208,8 @@ tls_client_indices(void)
 	tls_offer_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
 	tls_ends_index =
 	    SSL_SESSION_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-	if (tls_offer_index == -1 || tls_ends_index == -1)
+	if (tls_offer_index == -1 || tls_ends_index == -1 ||
+	    !tls_explain_init())
 		return false;
 	tls_client_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
 	return tls_client_index != -1;
@@ -218,14 +226,15 @@ tls_client_setup(struct tls_client *tc)
 		return false;
 	tls_common_options(ctx);
 	if (SSL_CTX_set_ex_data(ctx, tls_client_index, tc) != 1 ||
-	    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1)
+	    !tls_client_policy(ctx, tc->dest))
 		return false;
 	if (trust->cert != NULL &&
 	    SSL_CTX_use_cert_and_key(ctx, trust->cert, trust->key, trust->chain,
 		1) != 1)
 		return false;
 	SSL_CTX_set1_cert_store(ctx, trust->store);
-	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, tls_explain_verify_cb);
+	/* In place of the one that tls_client_policy() may have set. */
 	if (tc->dest->tls_pinned || tc->dest->tls_allow_invalid_certs)
 		SSL_CTX_set_cert_verify_callback(ctx, tls_client_verify_cb,
 		    NULL);
@@ -233,6 +242,57 @@ tls_client_setup(struct tls_client *tc)
 	    SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(ctx, tls_client_new_session_cb);
 	return true;
+}
+
+/* Versions, and what an old server may be like. */
+static bool
+tls_client_policy(SSL_CTX *ctx, const struct config_destination *dest)
+{
+	/* Everything that OpenSSL still has, in its own order. */
+	static const char legacy[] = "DEFAULT:@SECLEVEL=0";
+
+	if (SSL_CTX_set_min_proto_version(ctx,
+		tls_common_version(dest->tls_min_version)) != 1)
+		return false;
+	if (dest->tls_legacy) {
+		SSL_CTX_set_options(ctx, SSL_OP_LEGACY_SERVER_CONNECT);
+		return SSL_CTX_set_cipher_list(ctx, legacy) == 1;
+	}
+	if (dest->tls_min_version < TLS_V1_2) {
+		/* OpenSSL has TLS 1.0 and 1.1 at level 0 only. */
+		SSL_CTX_set_security_level(ctx, 0);
+		SSL_CTX_set_security_callback(ctx, tls_client_security_cb);
+		SSL_CTX_set_cert_verify_callback(ctx, tls_client_level_cb,
+		    NULL);
+	}
+	return true;
+}
+
+/* Level 2, but for the version and for the signatures of its handshake. */
+static int
+tls_client_security_cb(const SSL *ssl UNUSED, const SSL_CTX *ctx UNUSED, int op,
+    int bits, int nid UNUSED, void *other UNUSED, void *arg UNUSED)
+{
+	switch (op) {
+	case SSL_SECOP_VERSION:
+	case SSL_SECOP_COMPRESSION:
+	case SSL_SECOP_TICKET:
+	case SSL_SECOP_SIGALG_SUPPORTED:
+	case SSL_SECOP_SIGALG_SHARED:
+	case SSL_SECOP_SIGALG_CHECK:
+	case SSL_SECOP_SIGALG_MASK:
+		return 1;
+	default:
+		return bits >= TLS_CLIENT_BITS;
+	}
+}
+
+/* Certificates go by the level alone, not by the callback above. */
+static int
+tls_client_level_cb(X509_STORE_CTX *store, void *arg UNUSED)
+{
+	X509_VERIFY_PARAM_set_auth_level(X509_STORE_CTX_get0_param(store), 2);
+	return X509_verify_cert(store);
 }
 
 void
@@ -516,17 +576,11 @@ bool
 tls_client_failed(struct tls_client *tc, SSL *ssl, unsigned long code,
     struct err *err)
 {
-	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
-	long verify = SSL_get_verify_result(ssl);
 	unsigned offer = tls_client_offered(ssl);
 
-	if (verify != X509_V_OK) {
-		err_set(err, "the certificate is refused: %s",
-		    X509_verify_cert_error_string(verify));
+	tls_explain_backend(ssl, code, err);
+	if (SSL_get_verify_result(ssl) != X509_V_OK)
 		return false;
-	}
-	err_set(err, "TLS handshake failed: %s",
-	    reason != NULL ? reason : "connection closed");
 	if (offer & OFFER_ALPN &&
 	    ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL) {
 		atomic_store(&tc->trust->no_alpn, true);

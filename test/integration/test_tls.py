@@ -1,10 +1,15 @@
 """TLS as it is out there: backends and clients that are old, or picky."""
 
+import os
 import socket
 import ssl
 import struct
+import warnings
 
-from harness.case import Backend, Pop3, certs
+from harness.case import Backend, Pop3, certs, need
+from harness.ports import free_port
+from harness.proc import check_run
+from harness.server import Server
 from test_backend import Leg, remember
 
 TICKET, ALPN = 35, 16
@@ -82,3 +87,135 @@ class PickyBackends(Leg):
         b = self.picky(lambda ext: NO_APPLICATION_PROTOCOL)
         self.assertTempFail(self.log_in("x")[1])
         self.assertEqual(len(b.connections), 2)
+
+
+def weak(suites="ALL", version=None, dh=None):
+    """Prepares a server as they once were; version: the only one."""
+    def prepare(ctx):
+        ctx.set_ciphers(suites + ":@SECLEVEL=0")
+        if dh:
+            ctx.load_dh_params(dh)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            ctx.minimum_version = version or ssl.TLSVersion.TLSv1
+            ctx.maximum_version = version or TLS12
+    return prepare
+
+
+class OldBackends(Leg):
+    """The server that people migrate away from is old (DESIGN)."""
+
+    def small_dh(self):
+        path = os.path.join(certs().dir, "dh1024.pem")
+        check_run(["openssl", "dhparam", "-dsaparam", "-out", path, "1024"])
+        return path
+
+    # Its kind: how it is made, which keys reach it, why not without them
+    def kinds(self):
+        one, two = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        return {
+            "tls10": ({"prepare": weak(version=one)},
+                      {"tls_min_version": "1.0"},
+                      "the backend has no TLS version that tls_min_version"),
+            "tls11": ({"prepare": weak(version=two)},
+                      {"tls_min_version": "1.1"},
+                      "the backend has no TLS version that tls_min_version"),
+            "small": ({"prepare": weak(), "cert": "small"},
+                      {"tls_legacy": True}, "tls_legacy: true accepts it"),
+            "sha1": ({"prepare": weak(), "cert": "sha1"},
+                     {"tls_legacy": True}, "tls_legacy: true accepts it"),
+            "dh": ({"prepare": weak("DHE", dh=self.small_dh()),
+                    "cert": "rsa"},
+                   {"tls_legacy": True}, "tls_legacy: true accepts it"),
+            "all": ({"prepare": weak("AES128-SHA", one), "cert": "small"},
+                    {"tls_min_version": "1.0", "tls_legacy": True}, ""),
+        }
+
+    def test_reached_by_their_keys(self):
+        """tls_min_version, tls_legacy (CONFIG)"""
+        kinds, d = self.kinds(), {}
+        for name, (how, keys, _) in kinds.items():
+            b = self.backend(Pop3(check=remember), tls="implicit", **how)
+            d[name] = b.destination(**keys)
+            d["not-" + name] = b.destination()
+        self.serve_here(d)
+        for name, (_, _, why) in kinds.items():
+            with self.subTest(name):
+                self.assertLoggedIn(name).play("C: QUIT\nS: +OK\nCLOSED")
+                self.assertTempFail(self.log_in("not-" + name)[1])
+                self.daemon.wait_record(
+                    lambda r, name=name, why=why:
+                    r.get("destination") == "not-" + name
+                    and why in r.get("reason", ""), why)
+
+    def test_old_is_not_weak(self):
+        """tls_min_version alone takes no small keys, no SHA-1"""
+        d = {}
+        for name in ("small", "sha1"):
+            b = self.backend(Pop3(check=remember), tls="implicit",
+                             prepare=weak(), cert=name)
+            d[name] = b.destination(tls_min_version="1.0")
+        b = self.backend(Pop3(check=remember), tls="implicit", cert="rsa",
+                         prepare=weak("DHE", dh=self.small_dh()))
+        d["dh"] = b.destination(tls_min_version="1.0")
+        self.serve_here(d)
+        for name in d:
+            with self.subTest(name):
+                self.assertTempFail(self.log_in(name)[1])
+                self.assertEqual(b.commands(), [])
+
+    def test_old_and_checked(self):
+        """certificate checks stay as configured"""
+        d = {}
+        for name in ("unknown", "wrong", "expired"):
+            b = self.backend(Pop3(check=remember), tls="implicit",
+                             prepare=weak(), cert=name)
+            d[name] = b.destination(tls_min_version="1.0", tls_legacy=True)
+        self.serve_here(d)
+        for name, why in (("unknown", "tls_ca_file"),
+                          ("wrong", "it is for wrong.example.com"),
+                          ("expired", "it ended on 2020-02-01")):
+            with self.subTest(name):
+                self.assertTempFail(self.log_in(name)[1])
+                self.daemon.wait_log("the certificate is refused: .*" + why)
+
+
+class GnutlsServer(Server):
+    """gnutls-serv that does not know RFC 5746."""
+
+    def __init__(self):
+        self.port = free_port()
+        self.log_path = os.path.join(certs().dir, f"gnutls.{self.port}")
+        self.launch(["gnutls-serv", "--echo", "--nocookie", "--port",
+                     str(self.port), "--x509certfile", certs().cert("good"),
+                     "--x509keyfile", certs().key("good"), "--priority",
+                     "NORMAL:-VERS-TLS1.3:%DISABLE_SAFE_RENEGOTIATION"],
+                    "gnutls-serv")
+
+    def answers(self):
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def destination(self, **keys):
+        return {"host": "127.0.0.1", "forwarding": "none",
+                "tls_server_name": "mail.example.com",
+                "tls_ca_file": certs().ca,
+                "protocol": {"pop3": {"port": self.port, "tls": "implicit"}},
+                **keys}
+
+
+@need("gnutls-serv")
+class WithoutSafeRenegotiation(Leg):
+
+    def test_reached_by_its_key(self):
+        """no secure renegotiation (RFC 5746)"""
+        b = self.keep(GnutlsServer())
+        self.serve_here({"no": b.destination(),
+                         "yes": b.destination(tls_legacy=True)},
+                        {"server": {"backend_timeout": "1s"}})
+        self.assertTempFail(self.log_in("no")[1])
+        self.daemon.wait_log("unsafe legacy renegotiation disabled; "
+                             "tls_legacy: true accepts it")
+        self.assertTempFail(self.log_in("yes")[1])
+        # The handshake is done; it is no POP3 server.
+        self.daemon.wait_log("waiting for: greeting")

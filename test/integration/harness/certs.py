@@ -11,6 +11,9 @@ wrong     DNS:wrong.example.com
 self      good's names, self-signed
 unknown   good's names, signed by a CA that nobody trusts
 client    a client's certificate
+rsa       good's names, an RSA key
+small     ..., of 1,024 bits
+sha1      ..., signed with SHA-1
 """
 
 import hashlib
@@ -60,6 +63,9 @@ class Certs:
         self._issue("wrong", "DNS:wrong.example.com")
         self._issue("unknown", GOOD_NAMES, ca="otherca")
         self._issue("client", "DNS:client.example.com")
+        self._issue("rsa", GOOD_NAMES, bits=2048)
+        self._issue("small", GOOD_NAMES, bits=1024)
+        self._issue("sha1", GOOD_NAMES, bits=2048, digest="sha1")
         self._self_signed("self", GOOD_NAMES)
 
     def cert(self, name):
@@ -80,9 +86,12 @@ class Certs:
         with open(self.cert(name), encoding="ascii") as f:
             return ssl.PEM_cert_to_DER_cert(f.read())
 
-    def _key(self, name):
-        check_run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt",
-                   "ec_paramgen_curve:P-256", "-out", self.key(name)])
+    def _key(self, name, bits=0):
+        """bits: of an RSA key; 0: ECDSA."""
+        kind = ["RSA", "-pkeyopt", f"rsa_keygen_bits:{bits}"] if bits else \
+            ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        check_run(["openssl", "genpkey", "-algorithm"] + kind +
+                  ["-out", self.key(name)])
 
     def _authority(self, name):
         self._key(name)
@@ -99,8 +108,9 @@ class Certs:
                   encoding="ascii"):
             pass
 
-    def _issue(self, name, subjects, start=None, end=None, ca="ca"):
-        self._key(name)
+    def _issue(self, name, subjects, start=None, end=None, ca="ca", bits=0,
+               digest="sha256"):
+        self._key(name, bits)
         csr = os.path.join(self.dir, name + ".csr")
         ext = os.path.join(self.dir, name + ".ext")
         check_run(["openssl", "req", "-new", "-key", self.key(name),
@@ -111,7 +121,8 @@ class Certs:
             ["-days", "30"]
         check_run(["openssl", "ca", "-batch", "-notext", "-config",
                    os.path.join(self.dir, ca + ".cnf"), "-in", csr,
-                   "-extfile", ext, "-out", self.cert(name)] + when)
+                   "-extfile", ext, "-md", digest,
+                   "-out", self.cert(name)] + when)
 
     def _self_signed(self, name, subjects):
         self._key(name)

@@ -234,12 +234,13 @@ class Backend:
              for all others
     proxy    each connection begins with a PROXY v2 header
     port     0: one that is free; listener: a bound socket instead
+    prepare  function(ssl.SSLContext): old versions, suites
     """
 
     def __init__(self, certs, script=None, tls="starttls", cert="good",
                  proxy=False, client_ca=None, address="127.0.0.1", port=0,
                  maximum=None, alpn=("pop3",), receive_buffer=None,
-                 listener=None):
+                 listener=None, prepare=None):
         self.certs = certs
         self.script = script or Pop3()
         self.tls = tls
@@ -249,7 +250,8 @@ class Backend:
         self.errors = []
         self._lock = threading.Lock()
         self._handshaking = threading.local()
-        self.context = self._context(cert, client_ca, maximum, alpn)
+        self.context = self._context(cert, client_ca, maximum, alpn,
+                                     prepare)
         self.listener = listener or self._bound(port, receive_buffer)
         self.listener.listen(128)
         self.port = self.listener.getsockname()[1]
@@ -264,8 +266,10 @@ class Backend:
         s.bind((self.address, port))
         return s
 
-    def _context(self, cert, client_ca, maximum, alpn):
+    def _context(self, cert, client_ca, maximum, alpn, prepare):
         ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if prepare:
+            prepare(ctx)
         ctx.load_cert_chain(self.certs.cert(cert), self.certs.key(cert))
         if client_ca:
             ctx.load_verify_locations(client_ca)
