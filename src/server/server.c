@@ -65,6 +65,7 @@ struct server {
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
 	bool announce; /* "ready" is to be said when the workers answer */
+	unsigned unsaid; /* reloads: so is "reloaded", so many times */
 	bool watched, draining, logs;
 	unsigned generation; /* of the runtime, 1 from the start */
 	time_t reloaded; /* 0: not yet */
@@ -520,7 +521,7 @@ server_reloaded(struct server *sv, struct log_sink **sink)
 	if (server_is_new(sv->group, s->group))
 		server_log_waits("server.group");
 	server_stats_run(sv);
-	server_log_start(sv, "reloaded");
+	sv->unsaid++;
 }
 
 /* Where a start as root has been told something else. */
@@ -658,13 +659,16 @@ server_beat_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	pulse_ask(sv->pulse);
 }
 
-/* Every worker has answered. */
+/* Every worker has answered, and has taken what was published before it was
+ * asked: who reads "reloaded" may count on it. */
 static void
 server_beat(void *arg)
 {
 	struct server *sv = arg;
 	char text[SERVER_STATUS_MAX];
 
+	for (; sv->unsaid > 0; sv->unsaid--)
+		server_log_start(sv, "reloaded");
 	if (sv->watched)
 		systemd_ping();
 	server_status(sv, text);
