@@ -39,6 +39,7 @@ static void route_write(struct route_run *run);
 static void route_written(void *arg, const char *reason);
 static void route_print_store(const struct route_run *run,
     const struct route_answer *answer);
+static void route_print_failure(const struct route_answer *answer);
 static void route_print_destination(const struct route_run *run, int i);
 static void route_print(const char *what, const char *value);
 
@@ -152,6 +153,7 @@ route_asked(void *arg, const struct route_answer *answer)
 	struct route_run *run = arg;
 
 	route_print_store(run, answer);
+	route_print("route", route_reason_name(answer->reason));
 	if (answer->status == ROUTE_FAILED) {
 		printf("destination   none: a login gets -ERR [SYS/TEMP] "
 		       "(mapping.on_store_error)\n");
@@ -173,26 +175,34 @@ route_print_store(const struct route_run *run,
 	char shown[LOG_FIELD_MAX * 4 + 8];
 
 	printf("store         %s: ", kind->name);
-	if (answer->status != ROUTE_DEFAULT)
-		printf("%s %s%s%s\n",
-		    answer->status == ROUTE_FOUND ? "has" : "failed for",
+	if (answer->status == ROUTE_FOUND)
+		printf("has %s: %s\n",
 		    log_escape(answer->key, strlen(answer->key), shown,
 			sizeof(shown)),
-		    answer->status == ROUTE_FOUND ? ": " : "",
-		    answer->status != ROUTE_FOUND ? ""
-			: answer->undeclared
-			? "a destination that is not declared"
-			: cfg->destination[answer->destination].name);
+		    cfg->destination[answer->destination].name);
 	else if (run->key[0] == '\0')
 		printf("not asked\n");
 	else if (answer->key != NULL)
-		printf("failed; the default serves "
-		       "(mapping.on_store_error)\n");
+		route_print_failure(answer);
 	else
 		printf("does not know it%s%s\n", both ? ", nor " : "",
 		    both ? log_escape(domain, strlen(domain), shown,
 			       sizeof(shown))
 			 : "");
+}
+
+static void
+route_print_failure(const struct route_answer *answer)
+{
+	char shown[LOG_FIELD_MAX * 4 + 8];
+
+	printf("%s %s%s\n",
+	    answer->undeclared ? "has a destination that is not declared for"
+			       : "failed for",
+	    log_escape(answer->key, strlen(answer->key), shown, sizeof(shown)),
+	    answer->status == ROUTE_DEFAULT
+		? "; the default serves (mapping.on_store_error)"
+		: "");
 }
 
 static void

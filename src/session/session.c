@@ -81,6 +81,7 @@ struct session {
 	uint64_t login_started;
 	int destination; /* index in cfg, during a login; or -1 */
 	struct destination *routed; /* of the last login; NULL: none yet */
+	const char *route_by; /* route_reason_name(), or NULL */
 	enum session_place place; /* at routed */
 	/* For the last line. */
 	struct backend_facts facts;
@@ -420,6 +421,7 @@ session_login_begin(struct session *s)
 	free(s->authcid);
 	s->user = s->authcid = NULL;
 	memset(&s->facts, 0, sizeof(s->facts));
+	s->route_by = NULL;
 	destination_unref(&s->routed);
 }
 
@@ -468,6 +470,7 @@ session_routed(void *arg, const struct route_answer *answer)
 	struct log_line l;
 
 	s->route = NULL;
+	s->route_by = route_reason_name(answer->reason);
 	if (session_closed(s))
 		return;
 	if (answer->status == ROUTE_FAILED) {
@@ -479,6 +482,7 @@ session_routed(void *arg, const struct route_answer *answer)
 	origin_log(&l, LOG_DEBUG, &s->origin, "routed");
 	log_cstr(&l, "user", s->user);
 	log_cstr(&l, "destination", destination_name(s->routed));
+	log_cstr(&l, "route", s->route_by);
 	log_end(&l);
 	session_enter(s);
 }
@@ -829,6 +833,7 @@ session_log_end(struct session *s)
 	session_log_who(&l, s);
 	log_cstr(&l, "destination",
 	    s->routed != NULL ? destination_name(s->routed) : "-");
+	log_cstr(&l, "route", s->route_by != NULL ? s->route_by : "-");
 	log_cstr(&l, "backend", addr_text(&s->facts.addr, text));
 	log_cstr(&l, "client_tls",
 	    o->tls_version != NULL ? o->tls_version : "none");

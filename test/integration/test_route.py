@@ -60,25 +60,30 @@ class Asking(RouteCase):
                 "identifier": "Alice%admin@x", "master user": "%admin@x",
                 "looked up as": "alice@example.com",
                 "store": "file: has alice@example.com: new",
+                "route": "identifier",
                 "destination": "new", "endpoint": new}),
             ("x@moved.example", {
                 "identifier": "x@moved.example",
                 "looked up as": "x@moved.example",
                 "store": "file: has @moved.example: new",
+                "route": "domain",
                 "destination": "new", "endpoint": new}),
             ("bob@example.org", {
                 "identifier": "bob@example.org",
                 "looked up as": "bob@example.org",
                 "store": "file: does not know it, nor @example.org",
+                "route": "default",
                 "destination": "legacy (the default)", "endpoint": old}),
             ("@nowhere.example", {
                 "identifier": "@nowhere.example",
                 "looked up as": "@nowhere.example",
                 "store": "file: does not know it",
+                "route": "default",
                 "destination": "legacy (the default)", "endpoint": old}),
             ("%admin", {
                 "identifier": "%admin", "master user": "%admin",
                 "looked up as": "nobody", "store": "file: not asked",
+                "route": "default",
                 "destination": "legacy (the default)", "endpoint": old}))
         for name, want in rows:
             out, err = self.route(d, name)
@@ -112,11 +117,12 @@ class Asking(RouteCase):
         out, _ = self.route(d, "alice")
         self.assertEqual(self.says(out)["store"], "HTTP: has alice: new")
         web.routes["bob"] = "nowhere"
-        out, err = self.route(d, "bob")
+        out, err = self.route(d, "bob", status=FAILED)
         self.assertEqual(self.says(out)["store"],
-                         "HTTP: has bob: a destination that is not declared")
-        self.assertEqual(self.says(out)["destination"],
-                         "legacy (the default)")
+                         "HTTP: has a destination that is not declared for "
+                         "bob")
+        self.assertEqual(self.says(out)["route"], "error")
+        self.assertIn("none", self.says(out)["destination"])
         self.assertIn("nowhere", err)
         web.stop()
         out, err = self.route(d, "alice", status=FAILED)
