@@ -3,9 +3,14 @@
  * One entry per key; the whole key is compared. Sharded, each shard with its
  * own lock, held for a look-up and no longer. Least recently used entries go
  * first; negative ones and failures have their own tenth of the room each, so
- * that a stranger's invented names cannot push the real ones out. Of the lookups of one key that
- * are under way at once only the first is told to ask the store; all get what
- * it brings. Time is an argument (clock_ms()). */
+ * that a stranger's invented names cannot push the real ones out. Of the
+ * lookups of one key that are under way at once only the first is told to ask
+ * the store; all get what it brings. Time is an argument (clock_ms()).
+ *
+ * The fence: whoever hears that something in the store has changed calls
+ * cache_forget() or cache_fence(). A lookup that begins afterwards is never
+ * answered by anything that was asked for before: neither by what is kept, nor
+ * by a question that is still under way, nor by a stale answer. */
 
 #ifndef SERVICE_CACHE_H
 #define SERVICE_CACHE_H
@@ -31,13 +36,18 @@ struct cache_answer {
 	bool stale; /* the store failed; this is an old answer */
 };
 
+/* A question to the store, from CACHE_FETCH to cache_fill() or
+ * cache_abandon(), one of which its asker must call. */
+struct cache_fetch;
+
 /* Lives inside the asker; linked from cache_lookup() until woken or
- * cancelled. wake() is called by whichever thread calls cache_fill(), without
- * any lock, and must hand over to the asker's thread itself. */
+ * cancelled. wake() is called by whichever thread ends the fetch, without any
+ * lock, and must hand over to the asker's thread itself. answer: NULL if whoever
+ * asked the store has given up, and w has to look again. */
 struct cache_waiter {
 	void (*wake)(struct cache_waiter *w, const struct cache_answer *answer);
 	struct cache_waiter *next, *prev;
-	void *entry; /* cache's own */
+	struct cache_fetch *fetch; /* cache's own; see cache_lookup() */
 };
 
 enum cache_state {
@@ -59,16 +69,21 @@ struct cache *cache_ref(struct cache *cache);
 /* The last one frees it: nobody may wait any more. */
 void cache_unref(struct cache **cache);
 
+/* CACHE_FETCH: w->fetch is the caller's to end, but take it at once: w may be
+ * woken or cancelled before. */
 enum cache_state cache_lookup(struct cache *cache, const char *key,
     uint64_t now, struct cache_waiter *w,
     struct cache_answer *answer_out) MUST_CHECK;
 
 /* The end of a fetch. FAILED: waiters get a stale answer when there is one
  * younger than its ttl + stale_ttl, and so does, for a second, whoever else
- * asks, so that a failing store does not cost each login its timeout. Wakes all
- * waiters before it returns. */
-void cache_fill(struct cache *cache, const char *key, uint64_t now,
+ * asks, so that a failing store does not cost each login its timeout. "Unknown"
+ * is never stale: the account may have got a home since. Wakes all waiters
+ * before it returns. */
+void cache_fill(struct cache *cache, struct cache_fetch **fetch, uint64_t now,
     enum store_result result, int destination);
+/* The store will not be asked after all: the waiters look again. */
+void cache_abandon(struct cache_fetch **fetch);
 
 /* key: what w was given to cache_lookup() with. True: w was unlinked and will
  * not be woken. False: it has been, or is just being woken: keep it. */
@@ -79,13 +94,11 @@ bool cache_cancel(struct cache *cache, const char *key, struct cache_waiter *w);
 bool cache_peek(struct cache *cache, const char *key, uint64_t now,
     struct cache_answer *answer_out) MUST_CHECK;
 
-/* Forgets one key, or all when key is NULL. A fetch under way is not stopped,
- * but its answer is given to its waiters only and not kept. */
+/* Fences one key. A fetch under way is not stopped, but its answer is given to
+ * those only who wait for it already, and is not kept. */
 void cache_forget(struct cache *cache, const char *key);
-
-/* All answers count as old from now on, those to questions under way included:
- * each is asked for again when it is wanted, and serves stale if that fails. */
-void cache_expire(struct cache *cache);
+/* Fences all keys. */
+void cache_fence(struct cache *cache);
 
 void cache_count(struct cache *cache, struct cache_counters *out);
 

@@ -25,12 +25,22 @@ enum route_status {
 	ROUTE_FAILED /* the store could not say: no answer at all */
 };
 
+/* Why a login goes where it goes: for logs. */
+enum route_reason {
+	ROUTE_BY_IDENTIFIER,
+	ROUTE_BY_DOMAIN,
+	ROUTE_BY_DEFAULT, /* the store knows neither */
+	ROUTE_BY_STALE, /* the store failed: by an old answer of either */
+	ROUTE_BY_ERROR, /* the store failed: nowhere, or by on_store_error */
+	ROUTE_REASONS
+};
+
 struct route_answer {
 	enum route_status status;
-	int destination; /* an index into the configuration's */
-	bool stale;
-	bool
-	    undeclared; /* FOUND, but no such destination: the default serves */
+	enum route_reason reason;
+	int destination; /* an index into the configuration's; FAILED: -1 */
+	/* The store failed: it names a destination that is not declared. */
+	bool undeclared;
 	/* What the store has: the identifier or its "@domain"; or what it
 	 * failed for, also when the default serves then. NULL: it has neither.
 	 * Valid during the call. */
@@ -70,6 +80,9 @@ enum identifier_status route_key(const struct config *cfg, const char *name,
  * returns NULL. */
 struct route_lookup *route_lookup(struct router *router, const char *key,
     route_done *done, void *arg);
+
+/* "identifier", "domain", "default", "stale", "error". */
+const char *route_reason_name(enum route_reason reason);
 
 /* Clears *lookup; done will not be called. NULL is fine. */
 void route_lookup_cancel(struct route_lookup **lookup);

@@ -91,7 +91,9 @@ void runtime_unref(struct runtime **rt);
 /* For what was never published: frees every slice as well. */
 void runtime_discard(struct runtime **rt);
 
-/* On the slice's worker, when it takes the slice over. */
+/* On the slice's worker, when it takes the slice over. The last one of them to
+ * do so hears from the store for all: when it begins to hear, nobody uses an
+ * older runtime for a new login. */
 void runtime_slice_begin(struct runtime_slice *slice);
 
 /* On the slice's worker, and so is all that follows. The lesser hold: cfg, the

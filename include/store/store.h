@@ -41,10 +41,9 @@ struct store_request {
 	void *arg;
 };
 
-/* Somebody changed key in the store. NULL: anything may have changed.
- * missed: what changed is not known, for the connection was lost for a
- * while. */
-typedef void store_changed(void *arg, const char *key, bool missed);
+/* Somebody changed key in the store. NULL: anything may have changed, for all
+ * that is known. */
+typedef void store_changed(void *arg, const char *key);
 
 struct store_spec {
 	const struct config *cfg;

@@ -1,12 +1,12 @@
 /* cache.c: answers of a store, sharded, bounded, one fetch per key.
  *
  * An entry is in its shard's table; when it holds an answer it is also on the
- * LRU list of its kind (positive or negative). An entry that has waiters is
+ * LRU list of its kind (positive or negative). An entry that is being fetched is
  * never evicted.
  *
- * Forgetting or expiring everything turns a number over instead of walking a
- * million entries: an answer counts while the numbers are those under which it
- * was asked for. */
+ * Fencing everything turns a number over instead of walking a million entries:
+ * an answer counts while the generation is the one in which it was asked for. A
+ * fetch that has been fenced has lost its entry, and lives on for its waiters. */
 
 #include "service/cache.h"
 
@@ -26,24 +26,23 @@
 #define CACHE_SHARDS 32
 #define CACHE_TRANSIENT_MS 1000 /* a failing store is not asked again */
 
-/* How often everything had been forgotten, and had been made old. */
-struct cache_era {
-	unsigned forgets, expiries;
-};
-
 struct cache_entry {
 	UT_hash_handle hh;
 	struct cache_entry *next, *prev; /* LRU, oldest first */
-	struct cache_waiter *waiters;
+	struct cache_fetch *fetch; /* NULL: none is under way */
 	struct cache_shard *shard;
 	uint64_t expires; /* of the answer; 0 = none is held */
 	uint64_t failed_until; /* the store has: the old answer serves */
 	int destination; /* or CACHE_UNKNOWN, CACHE_FAILED */
-	struct cache_era era; /* the answer's */
-	struct cache_era fetched; /* that of the fetch under way */
-	bool fetching;
-	bool forgotten; /* while it was being fetched */
+	uint64_t generation; /* the answer's */
 	char key[];
+};
+
+struct cache_fetch {
+	struct cache_shard *shard;
+	struct cache_entry *entry; /* NULL: it has been fenced */
+	struct cache_waiter *waiters;
+	uint64_t generation; /* in which it began */
 };
 
 #define CACHE_UNKNOWN (-1) /* the store does not have it */
@@ -60,7 +59,8 @@ struct cache_shard {
 };
 
 struct cache {
-	atomic_uint refs, forgets, expiries;
+	atomic_uint refs;
+	_Atomic uint64_t generation;
 	struct cache_limits limits;
 	size_t room[CACHE_KINDS]; /* per shard */
 	struct cache_shard shard[CACHE_SHARDS];
@@ -69,8 +69,13 @@ struct cache {
 static struct cache_shard *cache_shard(struct cache *c, const char *key);
 static struct cache_entry *cache_find(struct cache_shard *sh, const char *key);
 static struct cache_entry *cache_add(struct cache_shard *sh, const char *key);
-static struct cache_era cache_era(struct cache *c);
+static struct cache_fetch *cache_fetch_new(struct cache *c,
+    struct cache_entry *e);
+static void cache_detach(struct cache_entry *e);
+static struct cache_waiter *cache_release(struct cache_fetch *f);
 static enum cache_kind cache_kind(const struct cache_entry *e);
+static enum cache_state cache_join(struct cache *c, struct cache_entry *e,
+    struct cache_waiter *w);
 static bool cache_fresh(struct cache *c, const struct cache_entry *e,
     uint64_t now, struct cache_answer *answer_out);
 static bool cache_stale(struct cache *c, const struct cache_entry *e,
@@ -80,9 +85,12 @@ static void cache_held(const struct cache_entry *e, bool stale,
 static void cache_link(struct cache *c, struct cache_entry *e);
 static void cache_unlink(struct cache_entry *e);
 static void cache_drop(struct cache_entry *e);
-static void cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
-    enum store_result result, int destination);
-static void cache_forget_entry(struct cache_entry *e);
+static void cache_keep(struct cache *c, struct cache_entry *e,
+    uint64_t generation, uint64_t now, const struct cache_answer *answer);
+static void cache_settle(struct cache *c, struct cache_fetch *f, uint64_t now,
+    struct cache_answer *answer);
+static void cache_tell(struct cache_waiter *waiters,
+    const struct cache_answer *answer);
 
 struct cache *
 cache_new(const struct cache_limits *limits)
@@ -159,13 +167,41 @@ cache_add(struct cache_shard *sh, const char *key)
 	return e;
 }
 
-static struct cache_era
-cache_era(struct cache *c)
+/* Takes the place of one of an older generation. NULL: no memory. */
+static struct cache_fetch *
+cache_fetch_new(struct cache *c, struct cache_entry *e)
 {
-	struct cache_era era = {
-	    atomic_load(&c->forgets), atomic_load(&c->expiries)};
+	struct cache_fetch *f = calloc(1, sizeof(*f));
 
-	return era;
+	if (f == NULL)
+		return NULL;
+	cache_detach(e);
+	f->shard = e->shard;
+	f->entry = e;
+	f->generation = atomic_load(&c->generation);
+	e->fetch = f;
+	return f;
+}
+
+/* The fetch under way, if any, goes on for those only who wait for it. */
+static void
+cache_detach(struct cache_entry *e)
+{
+	if (e->fetch != NULL)
+		e->fetch->entry = NULL;
+	e->fetch = NULL;
+}
+
+/* Returns those who waited; they wait no more. */
+static struct cache_waiter *
+cache_release(struct cache_fetch *f)
+{
+	struct cache_waiter *waiters = f->waiters, *w;
+
+	DL_FOREACH (waiters, w)
+		w->fetch = NULL;
+	f->waiters = NULL;
+	return waiters;
 }
 
 static enum cache_kind
@@ -194,7 +230,10 @@ cache_link(struct cache *c, struct cache_entry *e)
 		struct cache_entry *next = old->next;
 
 		sh->count.evicted++;
-		cache_forget_entry(old);
+		if (old->fetch != NULL)
+			cache_unlink(old);
+		else
+			cache_drop(old);
 		old = next;
 	}
 }
@@ -244,20 +283,36 @@ cache_lookup(struct cache *c, const char *key, uint64_t now,
 	}
 	if (e == NULL)
 		e = cache_add(sh, key);
-	if (e == NULL)
-		goto out;
-	state = e->fetching ? CACHE_WAIT : CACHE_FETCH;
-	if (e->fetching)
-		sh->count.waits++;
-	else
-		sh->count.misses++;
-	if (!e->fetching)
-		e->fetched = cache_era(c);
-	e->fetching = true;
-	w->entry = e;
-	DL_APPEND(e->waiters, w);
+	if (e != NULL)
+		state = cache_join(c, e, w);
 out:
 	pthread_mutex_unlock(&sh->lock);
+	return state;
+}
+
+/* w waits for the fetch under way, or for one that its caller has to make: also
+ * when the one under way began before a fence. */
+static enum cache_state
+cache_join(struct cache *c, struct cache_entry *e, struct cache_waiter *w)
+{
+	struct cache_fetch *f = e->fetch;
+	enum cache_state state = CACHE_WAIT;
+
+	if (f == NULL || f->generation != atomic_load(&c->generation)) {
+		state = CACHE_FETCH;
+		f = cache_fetch_new(c, e);
+	}
+	if (f == NULL) {
+		if (e->expires == 0 && e->fetch == NULL)
+			cache_drop(e);
+		return CACHE_NO_MEMORY;
+	}
+	if (state == CACHE_WAIT)
+		e->shard->count.waits++;
+	else
+		e->shard->count.misses++;
+	w->fetch = f;
+	DL_APPEND(f->waiters, w);
 	return state;
 }
 
@@ -267,23 +322,20 @@ static bool
 cache_fresh(struct cache *c, const struct cache_entry *e, uint64_t now,
     struct cache_answer *answer_out)
 {
-	struct cache_era era = cache_era(c);
-
-	if (e->expires > now && e->era.forgets == era.forgets &&
-	    e->era.expiries == era.expiries) {
+	if (e->expires > now && e->generation == atomic_load(&c->generation)) {
 		cache_held(e, false, answer_out);
 		return true;
 	}
 	return e->failed_until > now && cache_stale(c, e, now, answer_out);
 }
 
+/* Only where an account is: where one is not may have changed since. */
 static bool
 cache_stale(struct cache *c, const struct cache_entry *e, uint64_t now,
     struct cache_answer *answer_out)
 {
-	if (e->expires == 0 || e->forgotten ||
-	    e->era.forgets != cache_era(c).forgets ||
-	    e->destination == CACHE_FAILED ||
+	if (e->expires == 0 || cache_kind(e) != CACHE_POSITIVE ||
+	    e->generation != atomic_load(&c->generation) ||
 	    e->expires + c->limits.stale_ttl <= now)
 		return false;
 	cache_held(e, true, answer_out);
@@ -305,75 +357,113 @@ cache_held(const struct cache_entry *e, bool stale,
 	answer_out->stale = stale;
 }
 
-/* Takes an answer over into the entry. */
+/* Takes an answer that was asked for in a generation over into the entry. */
 static void
-cache_keep(struct cache *c, struct cache_entry *e, uint64_t now,
-    enum store_result result, int destination)
+cache_keep(struct cache *c, struct cache_entry *e, uint64_t generation,
+    uint64_t now, const struct cache_answer *answer)
 {
+	enum store_result result = answer->result;
 	uint64_t ttl = result == STORE_FOUND ? c->limits.positive_ttl
 	    : result == STORE_UNKNOWN	     ? c->limits.negative_ttl
 					     : CACHE_TRANSIENT_MS;
 
 	cache_unlink(e);
-	if (e->forgotten || e->fetched.forgets != cache_era(c).forgets ||
-	    ttl == 0 || c->limits.max_entries == 0)
+	if (generation != atomic_load(&c->generation) || ttl == 0 ||
+	    c->limits.max_entries == 0)
 		return;
-	e->destination = result == STORE_FOUND ? destination
+	e->destination = result == STORE_FOUND ? answer->destination
 	    : result == STORE_UNKNOWN	       ? CACHE_UNKNOWN
 					       : CACHE_FAILED;
-	e->era = e->fetched;
+	e->generation = generation;
 	e->expires = now + ttl;
 	cache_link(c, e);
 }
 
 void
-cache_fill(struct cache *c, const char *key, uint64_t now,
+cache_fill(struct cache *c, struct cache_fetch **fp, uint64_t now,
     enum store_result result, int destination)
 {
-	struct cache_shard *sh = cache_shard(c, key);
 	struct cache_answer answer = {result, destination, false};
-	struct cache_waiter *waiters = NULL, *w, *tmp;
-	struct cache_entry *e;
+	struct cache_fetch *f = *fp;
+	struct cache_shard *sh = f->shard;
+	struct cache_waiter *waiters;
 
+	*fp = NULL;
 	pthread_mutex_lock(&sh->lock);
-	e = cache_find(sh, key);
-	if (e != NULL && e->fetching) {
-		if (result == STORE_FAILED)
-			sh->count.failed++;
-		if (result == STORE_FAILED && cache_stale(c, e, now, &answer)) {
-			sh->count.stale++;
-			e->failed_until = now + CACHE_TRANSIENT_MS;
-		} else {
-			e->failed_until = 0;
-			cache_keep(c, e, now, result, destination);
-		}
-		waiters = e->waiters;
-		e->waiters = NULL;
-		DL_FOREACH (waiters, w)
-			w->entry = NULL;
-		e->fetching = e->forgotten = false;
+	if (result == STORE_FAILED)
+		sh->count.failed++;
+	if (f->entry != NULL)
+		cache_settle(c, f, now, &answer);
+	waiters = cache_release(f);
+	pthread_mutex_unlock(&sh->lock);
+	free(f);
+	cache_tell(waiters, &answer);
+}
+
+/* A failure may become a stale answer. */
+static void
+cache_settle(struct cache *c, struct cache_fetch *f, uint64_t now,
+    struct cache_answer *answer)
+{
+	struct cache_entry *e = f->entry;
+
+	cache_detach(e);
+	if (answer->result == STORE_FAILED && cache_stale(c, e, now, answer)) {
+		e->shard->count.stale++;
+		e->failed_until = now + CACHE_TRANSIENT_MS;
+		return;
+	}
+	e->failed_until = 0;
+	cache_keep(c, e, f->generation, now, answer);
+	if (e->expires == 0)
+		cache_drop(e);
+}
+
+void
+cache_abandon(struct cache_fetch **fp)
+{
+	struct cache_fetch *f = *fp;
+	struct cache_shard *sh = f->shard;
+	struct cache_entry *e;
+	struct cache_waiter *waiters;
+
+	*fp = NULL;
+	pthread_mutex_lock(&sh->lock);
+	e = f->entry;
+	if (e != NULL) {
+		cache_detach(e);
 		if (e->expires == 0)
 			cache_drop(e);
 	}
+	waiters = cache_release(f);
 	pthread_mutex_unlock(&sh->lock);
+	free(f);
+	cache_tell(waiters, NULL);
+}
+
+/* A waiter may be gone as soon as it has been told. */
+static void
+cache_tell(struct cache_waiter *waiters, const struct cache_answer *answer)
+{
+	struct cache_waiter *w, *tmp;
+
 	DL_FOREACH_SAFE (waiters, w, tmp)
-		w->wake(w, &answer);
+		w->wake(w, answer);
 }
 
 bool
 cache_cancel(struct cache *c, const char *key, struct cache_waiter *w)
 {
 	struct cache_shard *sh = cache_shard(c, key);
-	struct cache_entry *e;
+	struct cache_fetch *f;
 
 	pthread_mutex_lock(&sh->lock);
-	e = w->entry;
-	if (e != NULL) {
-		DL_DELETE(e->waiters, w);
-		w->entry = NULL;
-	}
+	f = w->fetch;
+	if (f != NULL)
+		DL_DELETE(f->waiters, w);
+	w->fetch = NULL;
 	pthread_mutex_unlock(&sh->lock);
-	return e != NULL;
+	return f != NULL;
 }
 
 bool
@@ -395,39 +485,25 @@ cache_peek(struct cache *c, const char *key, uint64_t now,
 	return there;
 }
 
-static void
-cache_forget_entry(struct cache_entry *e)
-{
-	if (e->fetching) {
-		e->forgotten = true;
-		cache_unlink(e);
-	} else {
-		cache_drop(e);
-	}
-}
-
 void
 cache_forget(struct cache *c, const char *key)
 {
-	struct cache_shard *sh;
+	struct cache_shard *sh = cache_shard(c, key);
 	struct cache_entry *e;
 
-	if (key == NULL) {
-		atomic_fetch_add(&c->forgets, 1);
-		return;
-	}
-	sh = cache_shard(c, key);
 	pthread_mutex_lock(&sh->lock);
 	e = cache_find(sh, key);
-	if (e != NULL)
-		cache_forget_entry(e);
+	if (e != NULL) {
+		cache_detach(e);
+		cache_drop(e);
+	}
 	pthread_mutex_unlock(&sh->lock);
 }
 
 void
-cache_expire(struct cache *c)
+cache_fence(struct cache *c)
 {
-	atomic_fetch_add(&c->expiries, 1);
+	atomic_fetch_add(&c->generation, 1);
 }
 
 void

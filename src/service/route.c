@@ -3,7 +3,9 @@
  * Each key (the identifier, then its "@domain") has its own entry in the
  * cache, so that a change of a domain's route needs one entry forgotten, not
  * all its users'. A fetch belongs to the router, not to the session that
- * happened to ask first: that one may go away while others wait. */
+ * happened to ask first: that one may go away while others wait. When the router
+ * goes away (its runtime has been replaced), those who wait for its fetches look
+ * again, with their own routers. */
 
 #include "service/route.h"
 
@@ -34,6 +36,7 @@ struct route_fetch {
 	struct route_fetch *next, *prev;
 	struct router *router;
 	struct store_call *call;
+	struct cache_fetch *fetch; /* NULL: a change */
 	struct event *timeout;
 	route_changed *changed;
 	void *arg;
@@ -50,13 +53,15 @@ struct route_lookup {
 	struct cache_waiter waiter;
 	struct cache_answer answer;
 	struct mailbox_item woken;
+	bool again; /* woken without an answer: has to look again */
 	bool late; /* its time is over: nothing more is waited for */
 	bool cancelled; /* waits only to be woken and freed */
 	char key[];
 };
 
 static struct route_fetch *route_fetch_new(struct router *r, const char *key);
-static void route_fetch_start(struct router *r, const char *key);
+static void route_fetch_start(struct router *r, const char *key,
+    struct cache_fetch *fetch);
 static void route_fetch_done(void *arg, enum store_result result,
     const char *text);
 static void route_fetch_timeout_cb(evutil_socket_t fd, short what, void *arg);
@@ -67,11 +72,15 @@ static const char *route_unwritable(const struct router *r, const char *key,
     const char *destination);
 static void route_change_done(void *arg, enum store_result result,
     const char *text);
-static void route_changed_cb(void *arg, const char *key, bool missed);
+static void route_changed_cb(void *arg, const char *key);
 static void route_local_done(void *arg, enum store_result result,
     const char *destination);
-static int route_destination(struct router *r, const char *key,
-    const char *name);
+static int route_destination(const struct config *cfg, const char *text);
+static void route_log_failed(const char *key, const char *reason);
+static void route_log_undeclared(const char *key, const char *text);
+static void route_fail(struct route_lookup *l);
+static enum route_reason route_reason(const struct route_lookup *l,
+    enum route_status status);
 static bool route_step(struct route_lookup *l);
 static bool route_wait(struct route_lookup *l);
 static void route_timeout_cb(evutil_socket_t fd, short what, void *arg);
@@ -125,9 +134,8 @@ router_free(struct router **rp)
 	if (r->kind != NULL && r->store != NULL)
 		r->kind->close(r->store);
 	DL_FOREACH_SAFE (r->fetches, f, tmp) {
-		if (f->changed == NULL)
-			cache_fill(r->spec.cache, f->key, clock_ms(),
-			    STORE_FAILED, -1);
+		if (f->fetch != NULL)
+			cache_abandon(&f->fetch);
 		route_fetch_free(f);
 	}
 	free(r);
@@ -140,24 +148,25 @@ router_watch(struct router *r)
 		r->kind->watch(r->store, route_changed_cb, r);
 }
 
-/* Messages may be lost with their connection: all answers are asked for again
- * then, but are kept for the case that the store goes away altogether. */
+/* What cannot be understood may be about anybody. */
 static void
-route_changed_cb(void *arg, const char *key, bool missed)
+route_changed_cb(void *arg, const char *key)
 {
 	struct router *r = arg;
 	struct log_line line;
 	char made[IDENTIFIER_MAX + 1];
+	bool known =
+	    key != NULL && route_stored_key(r, key, made) == IDENTIFIER_OK;
 
 	log_begin(&line, LOG_DEBUG, "the store says that a route has changed");
-	log_cstr(&line, "identifier", key != NULL ? key : "*");
+	log_cstr(&line, "identifier", known ? made : "*");
+	if (key != NULL && !known)
+		log_cstr(&line, "message", key);
 	log_end(&line);
-	if (missed)
-		cache_expire(r->spec.cache);
-	else if (key == NULL || *key == '\0')
-		cache_forget(r->spec.cache, NULL);
-	else if (route_stored_key(r, key, made) == IDENTIFIER_OK)
+	if (known)
 		cache_forget(r->spec.cache, made);
+	else
+		cache_fence(r->spec.cache);
 }
 
 enum identifier_status
@@ -188,8 +197,9 @@ route_stored_key(const struct router *r, const char *key, char *out)
 struct route_lookup *
 route_lookup(struct router *r, const char *key, route_done *done, void *arg)
 {
-	struct route_answer failed = {
-	    .status = ROUTE_FAILED, .destination = -1};
+	struct route_answer failed = {.status = ROUTE_FAILED,
+	    .reason = ROUTE_BY_ERROR,
+	    .destination = -1};
 	struct route_lookup *l = calloc(1, sizeof(*l) + strlen(key) + 1);
 
 	if (l == NULL) {
@@ -261,7 +271,7 @@ route_step(struct route_lookup *l)
 	case CACHE_HIT:
 		return route_answered(l);
 	case CACHE_FETCH:
-		route_fetch_start(r, l->step);
+		route_fetch_start(r, l->step, l->waiter.fetch);
 		if (route_wait(l))
 			return false;
 		break;
@@ -272,9 +282,15 @@ route_step(struct route_lookup *l)
 	case CACHE_NO_MEMORY:
 		break;
 	}
-	l->answer.result = STORE_FAILED;
+	route_fail(l);
 	route_finish(l, ROUTE_FAILED);
 	return true;
+}
+
+static void
+route_fail(struct route_lookup *l)
+{
+	l->answer = (struct cache_answer){STORE_FAILED, -1, false};
 }
 
 /* A lookup's time is over when it is, however many keys it asks for and
@@ -299,10 +315,9 @@ route_timeout_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct route_lookup *l = arg;
 
-	if (!cache_cancel(l->router->spec.cache, l->step, &l->waiter))
-		return;
 	l->late = true;
-	route_late(l);
+	if (cache_cancel(l->router->spec.cache, l->step, &l->waiter))
+		route_late(l);
 }
 
 /* With what the cache has. True, as of route_answered(). */
@@ -310,7 +325,7 @@ static bool
 route_late(struct route_lookup *l)
 {
 	if (!cache_peek(l->router->spec.cache, l->step, clock_ms(), &l->answer))
-		l->answer.result = STORE_FAILED;
+		route_fail(l);
 	return route_answered(l);
 }
 
@@ -319,11 +334,10 @@ route_local_done(void *arg, enum store_result result, const char *text)
 {
 	struct route_lookup *l = arg;
 
-	l->answer.result = result;
-	l->answer.stale = false;
+	l->answer = (struct cache_answer){result, -1, false};
 	if (result == STORE_FOUND)
 		l->answer.destination =
-		    route_destination(l->router, l->step, text);
+		    route_destination(l->router->spec.cfg, text);
 }
 
 /* l->answer is there: ends the lookup, or goes on with the domain. True: the
@@ -357,20 +371,48 @@ route_answered(struct route_lookup *l)
 static void
 route_finish(struct route_lookup *l, enum route_status status)
 {
-	struct route_answer answer = {
-	    .status = status, .destination = -1, .stale = l->answer.stale};
 	const struct router *r = l->router;
+	struct route_answer answer = {.status = status,
+	    .reason = route_reason(l, status),
+	    .destination = -1};
 
 	if (l->answer.result != STORE_UNKNOWN && l->key[0] != '\0')
 		answer.key = l->step;
 	if (status == ROUTE_FOUND)
 		answer.destination = l->answer.destination;
-	answer.undeclared =
-	    answer.destination == (int)r->spec.cfg->n_destination;
-	if (status == ROUTE_DEFAULT || answer.undeclared)
+	if (status == ROUTE_DEFAULT)
 		answer.destination = r->default_destination;
+	answer.undeclared = l->answer.result == STORE_FAILED &&
+	    l->answer.destination == (int)r->spec.cfg->n_destination;
 	l->done(l->arg, &answer);
 	route_lookup_free(l);
+}
+
+static enum route_reason
+route_reason(const struct route_lookup *l, enum route_status status)
+{
+	if (l->key[0] != '\0' && l->answer.result == STORE_FAILED)
+		return ROUTE_BY_ERROR;
+	if (status == ROUTE_DEFAULT)
+		return ROUTE_BY_DEFAULT;
+	if (l->answer.stale)
+		return ROUTE_BY_STALE;
+	return l->step == l->key ? ROUTE_BY_IDENTIFIER : ROUTE_BY_DOMAIN;
+}
+
+const char *
+route_reason_name(enum route_reason reason)
+{
+	static const char *const names[] = {
+	    [ROUTE_BY_IDENTIFIER] = "identifier",
+	    [ROUTE_BY_DOMAIN] = "domain",
+	    [ROUTE_BY_DEFAULT] = "default",
+	    [ROUTE_BY_STALE] = "stale",
+	    [ROUTE_BY_ERROR] = "error",
+	};
+
+	_Static_assert(ARRAY_LEN(names) == ROUTE_REASONS, "unnamed reason");
+	return names[reason];
 }
 
 /* On whatever thread fetched: over to our own. */
@@ -380,7 +422,9 @@ route_wake(struct cache_waiter *w, const struct cache_answer *answer)
 	struct route_lookup *l = (struct route_lookup *)(void *)((char *)w -
 	    offsetof(struct route_lookup, waiter));
 
-	l->answer = *answer;
+	l->again = answer == NULL;
+	if (answer != NULL)
+		l->answer = *answer;
 	mailbox_post(l->mailbox, &l->woken);
 }
 
@@ -391,27 +435,36 @@ route_woken(void *arg)
 
 	if (l->cancelled)
 		route_lookup_free(l);
+	else if (l->again)
+		route_step(l);
 	else
 		route_answered(l);
 }
 
-/* A store may hold names that the configuration does not: the number behind the
- * last one, which stands for the default. */
+/* The declared destination that a store's text names, or -1. White space around
+ * a name can mean nothing else than the name (CHAR(16), a line feed). */
 static int
-route_destination(struct router *r, const char *key, const char *name)
+route_destination(const struct config *cfg, const char *text)
+{
+	static const char blank[] = " \t\r\n\v\f";
+	const char *name = text + strspn(text, blank);
+	size_t len = strlen(name);
+
+	while (len > 0 && strchr(blank, name[len - 1]) != NULL)
+		len--;
+	return config_destination_find(cfg, name, len);
+}
+
+static void
+route_log_undeclared(const char *key, const char *text)
 {
 	struct log_line line;
-	int i = config_destination_find(r->spec.cfg, name, strlen(name));
 
-	if (i != -1)
-		return i;
 	log_begin(&line, LOG_ERR,
-	    "the store names a destination that is not declared; "
-	    "using the default");
+	    "the store names a destination that is not declared");
 	log_cstr(&line, "identifier", key);
-	log_cstr(&line, "destination", name);
+	log_cstr(&line, "destination", text);
 	log_end(&line);
-	return (int)r->spec.cfg->n_destination;
 }
 
 /* Linked, with its timeout running; NULL: no memory. */
@@ -434,7 +487,7 @@ route_fetch_new(struct router *r, const char *key)
 }
 
 static void
-route_fetch_start(struct router *r, const char *key)
+route_fetch_start(struct router *r, const char *key, struct cache_fetch *fetch)
 {
 	struct route_fetch *f = route_fetch_new(r, key);
 	const struct store_request rq = {
@@ -446,9 +499,10 @@ route_fetch_start(struct router *r, const char *key)
 	struct store_call *call;
 
 	if (f == NULL) {
-		cache_fill(r->spec.cache, key, clock_ms(), STORE_FAILED, -1);
+		cache_fill(r->spec.cache, &fetch, clock_ms(), STORE_FAILED, -1);
 		return;
 	}
+	f->fetch = fetch;
 	call = r->kind->call(r->store, &rq);
 	if (call != NULL)
 		f->call = call;
@@ -471,19 +525,33 @@ static void
 route_fetch_done(void *arg, enum store_result result, const char *text)
 {
 	struct route_fetch *f = arg;
-	struct log_line line;
+	const struct router_spec *spec = &f->router->spec;
 	int i = -1;
 
 	if (result == STORE_FOUND)
-		i = route_destination(f->router, f->key, text);
+		i = route_destination(spec->cfg, text);
 	if (result == STORE_FAILED) {
-		log_begin(&line, LOG_ERR, "the store cannot say");
-		log_cstr(&line, "identifier", f->key);
-		log_cstr(&line, "reason", text);
-		log_end(&line);
+		route_log_failed(f->key, text);
+	} else if (result == STORE_FOUND && i == -1) {
+		route_log_undeclared(f->key, text);
+		/* The account has a home, but not where it was before. */
+		cache_forget(spec->cache, f->key);
+		result = STORE_FAILED;
+		i = (int)spec->cfg->n_destination;
 	}
-	cache_fill(f->router->spec.cache, f->key, clock_ms(), result, i);
+	cache_fill(spec->cache, &f->fetch, clock_ms(), result, i);
 	route_fetch_free(f);
+}
+
+static void
+route_log_failed(const char *key, const char *reason)
+{
+	struct log_line line;
+
+	log_begin(&line, LOG_ERR, "the store cannot say");
+	log_cstr(&line, "identifier", key);
+	log_cstr(&line, "reason", reason);
+	log_end(&line);
 }
 
 static void

@@ -20,6 +20,7 @@
 /* Of the workers' slices and the main thread; see runtime.h. */
 struct runtime_holds {
 	atomic_size_t refs, logins;
+	atomic_size_t begun; /* slices that their workers have taken */
 };
 
 static bool runtime_load(struct runtime *rt, const struct runtime *old,
@@ -61,6 +62,7 @@ runtime_new(struct config *cfg, const struct runtime *old,
 	}
 	atomic_init(&holds->refs, n_workers + 1);
 	atomic_init(&holds->logins, n_workers + 1);
+	atomic_init(&holds->begun, 0);
 	rt->holds = holds;
 	rt->cfg = cfg;
 	rt->n_slices = n_workers;
@@ -129,7 +131,7 @@ runtime_same_routes(const struct config *a, const struct config *b)
 void
 runtime_publish(struct runtime *rt)
 {
-	cache_expire(rt->cache);
+	cache_fence(rt->cache);
 }
 
 static void
@@ -299,8 +301,9 @@ runtime_discard(struct runtime **rtp)
 void
 runtime_slice_begin(struct runtime_slice *slice)
 {
-	/* The workers share the cache: one of them hears for all. */
-	if (slice == slice->rt->slice[0])
+	const struct runtime *rt = slice->rt;
+
+	if (atomic_fetch_add(&rt->holds->begun, 1) + 1 == rt->n_slices)
 		router_watch(slice->router);
 }
 

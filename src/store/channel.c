@@ -2,6 +2,8 @@
 
 #include "channel.h"
 
+#include <string.h>
+
 #include "platform/clock.h"
 #include "platform/log.h"
 #include "health.h"
@@ -30,15 +32,16 @@ void
 store_channel_up(struct store_channel *ch)
 {
 	ch->backoff = 0;
-	if (ch->listened)
-		ch->changed(ch->arg, NULL, true);
-	ch->listened = true;
+	ch->changed(ch->arg, NULL);
 }
 
 void
-store_channel_heard(struct store_channel *ch, const char *text)
+store_channel_heard(struct store_channel *ch, const char *text, size_t len)
 {
-	ch->changed(ch->arg, *text != '\0' ? text : NULL, false);
+	bool whole = text != NULL && len > 0 && strlen(text) == len;
+
+	/* One with a NUL in it is no key. */
+	ch->changed(ch->arg, whole ? text : NULL);
 }
 
 void

@@ -15,7 +15,6 @@ struct store_channel {
 	const char *store; /* "Redis": for logs */
 	struct event *timer; /* the user's callback; NULL: not used */
 	uint64_t backoff; /* the last pause; 0: all is well */
-	bool listened; /* at least once */
 	store_changed *changed;
 	void *arg;
 };
@@ -26,10 +25,12 @@ bool store_channel_init(struct store_channel *ch, const char *store,
     store_changed *changed, void *arg);
 void store_channel_clear(struct store_channel *ch);
 
-/* It listens, perhaps not for the first time. */
+/* It listens from now on, and the server has said so: what was changed before
+ * has not been heard of, also if this is the first time. */
 void store_channel_up(struct store_channel *ch);
-/* Somebody has said this; "" is about everything. */
-void store_channel_heard(struct store_channel *ch, const char *text);
+/* Somebody has said this; "" is about everything. NULL: nobody knows what. */
+void store_channel_heard(struct store_channel *ch, const char *text,
+    size_t len);
 /* It does not, and will try again. */
 void store_channel_lost(struct store_channel *ch, const char *reason);
 /* again() is called after so many ms. */

@@ -402,7 +402,7 @@ pg_watch_notify(void *arg, const char *payload)
 {
 	struct store *st = arg;
 
-	store_channel_heard(&st->channel, payload);
+	store_channel_heard(&st->channel, payload, strlen(payload));
 }
 
 static void

@@ -394,9 +394,10 @@ redis_watch_reply(void *arg, const redisReply *reply)
 	text = reply->element[reply->elements - 1];
 	if (strcmp(kind->str, "subscribe") == 0) {
 		store_channel_up(&st->channel);
-	} else if (strcmp(kind->str, "message") == 0 &&
-	    text->type == REDIS_REPLY_STRING) {
-		store_channel_heard(&st->channel, text->str);
+	} else if (strcmp(kind->str, "message") == 0) {
+		store_channel_heard(&st->channel,
+		    text->type == REDIS_REPLY_STRING ? text->str : NULL,
+		    text->len);
 	}
 }
 

@@ -126,11 +126,12 @@ class Answers(RedisCase):
                     d.wait_log("TLS handshake failed")
 
     def test_undeclared_destination(self):
-        """A destination that is not declared: logged, default used"""
+        """A destination that is not declared is a failure of the store,
+        logged as such: never the default (PROTOCOL)"""
         r = self.redis()
         r.route("alice", "nowhere")
         d = self.serve(r)
-        self.assertRoute(d, "alice", "legacy")
+        self.assertNoRoute(d, "alice")
         d.wait_record(lambda x: x.get("destination") == "nowhere" and
                       x.get("identifier") == "alice", "the name")
 
@@ -155,9 +156,9 @@ class Faults(RedisCase):
         r.halt()
         wait_until(lambda: "the store" in d.output() or
                    self.reply(d, "alice") and False, "an expired answer")
-        # Stale now: as before, and the unknown is still unknown.
+        # Stale now. That bob had no route is no answer any more.
         self.assertRoute(d, "alice", "new")
-        self.assertRoute(d, "bob", "legacy")
+        self.assertNoRoute(d, "bob")
         # Nothing is known of her.
         self.assertNoRoute(d, "carol")
         r.start()

@@ -180,7 +180,7 @@ class Sqlite(StoreCase):
 
     def test_undeclared_destination(self):
         d = self.serve(self.database({"alice": "nowhere"}))
-        self.assertRoute(d, "alice", "legacy")
+        self.assertNoRoute(d, "alice")
         d.wait_log("nowhere")
 
 

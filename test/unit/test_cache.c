@@ -15,7 +15,8 @@
 struct asker {
 	struct cache_waiter w;
 	struct cache_answer got;
-	int woken;
+	struct cache_fetch *fetch; /* that it has to end */
+	int woken, again;
 };
 
 static struct cache *cache;
@@ -25,7 +26,10 @@ asker_wake(struct cache_waiter *w, const struct cache_answer *answer)
 {
 	struct asker *a = (struct asker *)(void *)w;
 
-	a->got = *answer;
+	if (answer != NULL)
+		a->got = *answer;
+	else
+		a->again++;
 	a->woken++;
 }
 
@@ -48,9 +52,22 @@ teardown(void)
 static enum cache_state
 ask(struct asker *a, const char *key, uint64_t now)
 {
+	enum cache_state state;
+
 	memset(a, 0, sizeof(*a));
 	a->w.wake = asker_wake;
-	return cache_lookup(cache, key, now, &a->w, &a->got);
+	state = cache_lookup(cache, key, now, &a->w, &a->got);
+	if (state == CACHE_FETCH)
+		a->fetch = a->w.fetch;
+	return state;
+}
+
+static void
+fill(struct asker *a, uint64_t now, enum store_result result, int destination)
+{
+	ck_assert_ptr_nonnull(a->fetch);
+	cache_fill(cache, &a->fetch, now, result, destination);
+	ck_assert_ptr_null(a->fetch);
 }
 
 static void
@@ -59,7 +76,7 @@ learn(const char *key, uint64_t now, enum store_result result, int destination)
 	struct asker a;
 
 	ck_assert_int_eq(ask(&a, key, now), CACHE_FETCH);
-	cache_fill(cache, key, now, result, destination);
+	fill(&a, now, result, destination);
 	ck_assert_int_eq(a.woken, 1);
 	ck_assert_int_eq(a.got.result, result);
 }
@@ -74,7 +91,7 @@ START_TEST(an_answer_serves_until_its_ttl)
 	ck_assert_int_eq(a.got.destination, 3);
 	ck_assert(!a.got.stale);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
-	cache_fill(cache, "alice", 10 + TTL, STORE_FOUND, 4);
+	fill(&a, 10 + TTL, STORE_FOUND, 4);
 	ck_assert_int_eq(a.got.destination, 4);
 }
 END_TEST
@@ -87,7 +104,7 @@ START_TEST(unknown_has_its_own_ttl)
 	ck_assert_int_eq(ask(&a, "nobody", 10 + NEGATIVE_TTL - 1), CACHE_HIT);
 	ck_assert_int_eq(a.got.result, STORE_UNKNOWN);
 	ck_assert_int_eq(ask(&a, "nobody", 10 + NEGATIVE_TTL), CACHE_FETCH);
-	cache_fill(cache, "nobody", 10 + NEGATIVE_TTL, STORE_UNKNOWN, -1);
+	fill(&a, 10 + NEGATIVE_TTL, STORE_UNKNOWN, -1);
 }
 END_TEST
 
@@ -99,7 +116,7 @@ START_TEST(one_fetch_serves_all_who_wait)
 	ck_assert_int_eq(ask(&b, "alice", 11), CACHE_WAIT);
 	ck_assert_int_eq(ask(&c, "alice", 12), CACHE_WAIT);
 	ck_assert(cache_cancel(cache, "alice", &b.w));
-	cache_fill(cache, "alice", 13, STORE_FOUND, 7);
+	fill(&a, 13, STORE_FOUND, 7);
 	ck_assert_int_eq(a.woken + c.woken, 2);
 	ck_assert_int_eq(b.woken, 0);
 	ck_assert_int_eq(c.got.destination, 7);
@@ -113,12 +130,12 @@ START_TEST(a_failing_store_gets_a_stale_answer_and_not_forever)
 
 	learn("alice", 10, STORE_FOUND, 3);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
-	cache_fill(cache, "alice", 10 + TTL, STORE_FAILED, -1);
+	fill(&a, 10 + TTL, STORE_FAILED, -1);
 	ck_assert_int_eq(a.got.result, STORE_FOUND);
 	ck_assert_int_eq(a.got.destination, 3);
 	ck_assert(a.got.stale);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + STALE_TTL), CACHE_FETCH);
-	cache_fill(cache, "alice", 10 + TTL + STALE_TTL, STORE_FAILED, -1);
+	fill(&a, 10 + TTL + STALE_TTL, STORE_FAILED, -1);
 	ck_assert_int_eq(a.got.result, STORE_FAILED);
 }
 END_TEST
@@ -131,12 +148,12 @@ START_TEST(a_failure_is_remembered_for_a_second)
 	ck_assert_int_eq(ask(&a, "alice", 1009), CACHE_HIT);
 	ck_assert_int_eq(a.got.result, STORE_FAILED);
 	ck_assert_int_eq(ask(&a, "alice", 1010), CACHE_FETCH);
-	cache_fill(cache, "alice", 1010, STORE_FOUND, 1);
+	fill(&a, 1010, STORE_FOUND, 1);
 	ck_assert_int_eq(a.got.destination, 1);
 	/* It cannot be stale: there was no answer. */
 	learn("bob", 10, STORE_FAILED, -1);
 	ck_assert_int_eq(ask(&a, "bob", 2000), CACHE_FETCH);
-	cache_fill(cache, "bob", 2000, STORE_FAILED, -1);
+	fill(&a, 2000, STORE_FAILED, -1);
 	ck_assert_int_eq(a.got.result, STORE_FAILED);
 }
 END_TEST
@@ -147,13 +164,13 @@ START_TEST(a_stale_answer_serves_for_a_second_unasked)
 
 	learn("alice", 10, STORE_FOUND, 3);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL), CACHE_FETCH);
-	cache_fill(cache, "alice", 10 + TTL, STORE_FAILED, -1);
+	fill(&a, 10 + TTL, STORE_FAILED, -1);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 999), CACHE_HIT);
 	ck_assert_int_eq(a.got.result, STORE_FOUND);
 	ck_assert_int_eq(a.got.destination, 3);
 	ck_assert(a.got.stale);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 1000), CACHE_FETCH);
-	cache_fill(cache, "alice", 10 + TTL + 1000, STORE_FOUND, 4);
+	fill(&a, 10 + TTL + 1000, STORE_FOUND, 4);
 	ck_assert_int_eq(ask(&a, "alice", 10 + TTL + 1001), CACHE_HIT);
 	ck_assert(!a.got.stale);
 }
@@ -175,49 +192,111 @@ START_TEST(who_cannot_wait_gets_what_there_is)
 	ck_assert(got.stale);
 	ck_assert_int_eq(got.destination, 3);
 	ck_assert(!cache_peek(cache, "alice", TTL + STALE_TTL, &got));
-	cache_fill(cache, "alice", TTL, STORE_FOUND, 4);
+	fill(&a, TTL, STORE_FOUND, 4);
 	ck_assert_int_eq(a.woken, 1);
 	ck_assert(cache_peek(cache, "alice", TTL, &got));
 	ck_assert_int_eq(got.destination, 4);
 }
 END_TEST
 
-START_TEST(expired_answers_serve_stale_only)
+START_TEST(the_unknown_is_never_stale)
 {
-	struct asker a, b;
+	struct asker a;
+
+	learn("nobody", 10, STORE_UNKNOWN, -1);
+	ck_assert_int_eq(ask(&a, "nobody", 10 + NEGATIVE_TTL), CACHE_FETCH);
+	ck_assert(!cache_peek(cache, "nobody", 10 + NEGATIVE_TTL, &a.got));
+	fill(&a, 10 + NEGATIVE_TTL, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+}
+END_TEST
+
+START_TEST(a_fence_ends_all_that_was_read_before)
+{
+	struct asker a, b, late;
 
 	learn("alice", 10, STORE_FOUND, 3);
 	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
-	cache_expire(cache);
+	cache_fence(cache);
+	ck_assert(!cache_peek(cache, "alice", 11, &a.got));
 	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
-	cache_fill(cache, "alice", 11, STORE_FAILED, -1);
-	ck_assert_int_eq(a.got.destination, 3);
-	ck_assert(a.got.stale);
-	/* What was being read is not fresh either. */
-	cache_fill(cache, "bob", 12, STORE_FOUND, 5);
+	fill(&a, 11, STORE_FAILED, -1);
+	ck_assert_int_eq(a.got.result, STORE_FAILED);
+	/* A question of before is nobody's to wait for who comes after. */
+	ck_assert_int_eq(ask(&late, "bob", 11), CACHE_FETCH);
+	fill(&b, 12, STORE_FOUND, 5);
 	ck_assert_int_eq(b.got.destination, 5);
-	ck_assert_int_eq(ask(&b, "bob", 13), CACHE_FETCH);
-	cache_fill(cache, "bob", 13, STORE_FOUND, 6);
+	ck_assert_int_eq(late.woken, 0);
+	ck_assert(!cache_peek(cache, "bob", 12, &a.got));
+	fill(&late, 13, STORE_FOUND, 6);
+	ck_assert_int_eq(late.got.destination, 6);
+	ck_assert_int_eq(ask(&b, "bob", 14), CACHE_HIT);
+	ck_assert_int_eq(b.got.destination, 6);
+}
+END_TEST
+
+/* Whatever the order in which the two answers come. */
+START_TEST(a_late_answer_of_before_is_not_kept)
+{
+	struct asker before, after, a;
+
+	for (int all = 0; all < 2; all++) {
+		cache_forget(cache, "alice");
+		ck_assert_int_eq(ask(&before, "alice", 10), CACHE_FETCH);
+		if (all)
+			cache_fence(cache);
+		else
+			cache_forget(cache, "alice");
+		ck_assert_int_eq(ask(&after, "alice", 11), CACHE_FETCH);
+		ck_assert_int_eq(ask(&a, "alice", 11), CACHE_WAIT);
+		fill(&after, 12, STORE_FOUND, 2);
+		ck_assert_int_eq(a.got.destination, 2);
+		fill(&before, 13, STORE_FOUND, 1);
+		ck_assert_int_eq(before.got.destination, 1);
+		ck_assert_int_eq(ask(&a, "alice", 14), CACHE_HIT);
+		ck_assert_int_eq(a.got.destination, 2);
+	}
+}
+END_TEST
+
+START_TEST(an_answer_of_before_is_not_kept_either_if_nobody_came_since)
+{
+	struct asker a, b;
+
+	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
+	cache_fence(cache);
+	fill(&b, 12, STORE_FOUND, 5);
+	ck_assert_int_eq(b.got.destination, 5);
+	ck_assert_int_eq(ask(&a, "bob", 13), CACHE_FETCH);
+	fill(&a, 13, STORE_FOUND, 6);
 	ck_assert_int_eq(ask(&b, "bob", 14), CACHE_HIT);
 }
 END_TEST
 
-START_TEST(all_forgotten_is_gone_also_for_a_failing_store)
+START_TEST(who_waits_for_an_abandoned_fetch_looks_again)
 {
-	struct asker a, b;
+	struct asker a, b, c;
 
-	learn("alice", 10, STORE_FOUND, 3);
-	ck_assert_int_eq(ask(&b, "bob", 10), CACHE_FETCH);
-	cache_forget(cache, NULL);
-	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
-	cache_fill(cache, "alice", 11, STORE_FAILED, -1);
-	ck_assert_int_eq(a.got.result, STORE_FAILED);
-	/* Read before, perhaps: told, not kept. */
-	cache_fill(cache, "bob", 12, STORE_FOUND, 5);
+	ck_assert_int_eq(ask(&a, "alice", 10), CACHE_FETCH);
+	ck_assert_int_eq(ask(&b, "alice", 10), CACHE_WAIT);
+	ck_assert_int_eq(ask(&c, "alice", 10), CACHE_WAIT);
+	ck_assert(cache_cancel(cache, "alice", &a.w));
+	cache_abandon(&a.fetch);
+	ck_assert_int_eq(a.woken, 0);
+	ck_assert_int_eq(b.again + c.again, 2);
+	ck_assert_int_eq(ask(&b, "alice", 11), CACHE_FETCH);
+	ck_assert_int_eq(ask(&c, "alice", 11), CACHE_WAIT);
+	fill(&b, 12, STORE_FOUND, 4);
+	ck_assert_int_eq(c.got.destination, 4);
+	/* Also one that has been fenced. */
+	cache_fence(cache);
+	ck_assert_int_eq(ask(&a, "alice", 13), CACHE_FETCH);
+	cache_fence(cache);
+	ck_assert_int_eq(ask(&b, "alice", 13), CACHE_FETCH);
+	cache_abandon(&a.fetch);
+	ck_assert_int_eq(a.again, 1);
+	fill(&b, 13, STORE_FOUND, 5);
 	ck_assert_int_eq(b.got.destination, 5);
-	ck_assert_int_eq(ask(&b, "bob", 13), CACHE_FETCH);
-	cache_fill(cache, "bob", 13, STORE_FOUND, 6);
-	ck_assert_int_eq(ask(&b, "bob", 14), CACHE_HIT);
 }
 END_TEST
 
@@ -298,14 +377,7 @@ START_TEST(a_forgotten_key_is_asked_again)
 	cache_forget(cache, "alice");
 	ck_assert_int_eq(ask(&a, "bob", 11), CACHE_HIT);
 	ck_assert_int_eq(ask(&a, "alice", 11), CACHE_FETCH);
-	/* An answer that was on its way may be the old one: not kept. */
-	cache_forget(cache, NULL);
-	cache_fill(cache, "alice", 12, STORE_FOUND, 2);
-	ck_assert_int_eq(a.got.destination, 2);
-	ck_assert_int_eq(ask(&a, "alice", 13), CACHE_FETCH);
-	cache_fill(cache, "alice", 13, STORE_FOUND, 5);
-	ck_assert_int_eq(ask(&a, "bob", 13), CACHE_FETCH);
-	cache_fill(cache, "bob", 13, STORE_FOUND, 5);
+	fill(&a, 13, STORE_FOUND, 5);
 }
 END_TEST
 
@@ -345,8 +417,7 @@ START_TEST(agrees_with_a_model)
 			continue;
 		}
 		ck_assert_int_eq(state, CACHE_FETCH);
-		cache_fill(cache, key, now,
-		    d == -1 ? STORE_UNKNOWN : STORE_FOUND, d);
+		fill(&a, now, d == -1 ? STORE_UNKNOWN : STORE_FOUND, d);
 		model[k].destination = d;
 		model[k].expires = now + (d == -1 ? NEGATIVE_TTL : TTL);
 	}
@@ -370,8 +441,12 @@ main(void)
 	tcase_add_test(tc, a_failure_is_remembered_for_a_second);
 	tcase_add_test(tc, a_stale_answer_serves_for_a_second_unasked);
 	tcase_add_test(tc, who_cannot_wait_gets_what_there_is);
-	tcase_add_test(tc, expired_answers_serve_stale_only);
-	tcase_add_test(tc, all_forgotten_is_gone_also_for_a_failing_store);
+	tcase_add_test(tc, the_unknown_is_never_stale);
+	tcase_add_test(tc, a_fence_ends_all_that_was_read_before);
+	tcase_add_test(tc, a_late_answer_of_before_is_not_kept);
+	tcase_add_test(tc,
+	    an_answer_of_before_is_not_kept_either_if_nobody_came_since);
+	tcase_add_test(tc, who_waits_for_an_abandoned_fetch_looks_again);
 	tcase_add_test(tc, failures_do_not_fill_the_table);
 	tcase_add_test(tc, the_whole_key_counts);
 	tcase_add_test(tc, invented_names_do_not_push_real_ones_out);

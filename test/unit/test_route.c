@@ -80,17 +80,17 @@ START_TEST(identifier_then_domain_then_default)
 {
 	static const struct {
 		const char *key, *destination;
-		enum route_status status;
+		enum route_reason reason;
 	} rows[] = {
-	    {"alice@example.com", "new", ROUTE_FOUND},
-	    {"bob@example.com", "other", ROUTE_FOUND},
-	    {"carol@example.org", "legacy", ROUTE_DEFAULT},
-	    {"bare", "new", ROUTE_FOUND},
-	    {"nobody", "legacy", ROUTE_DEFAULT},
-	    {"@example.com", "other", ROUTE_FOUND},
-	    {"@example.org", "legacy", ROUTE_DEFAULT},
-	    {"@", "legacy", ROUTE_DEFAULT},
-	    {"", "legacy", ROUTE_DEFAULT},
+	    {"alice@example.com", "new", ROUTE_BY_IDENTIFIER},
+	    {"bob@example.com", "other", ROUTE_BY_DOMAIN},
+	    {"carol@example.org", "legacy", ROUTE_BY_DEFAULT},
+	    {"bare", "new", ROUTE_BY_IDENTIFIER},
+	    {"nobody", "legacy", ROUTE_BY_DEFAULT},
+	    {"@example.com", "other", ROUTE_BY_IDENTIFIER},
+	    {"@example.org", "legacy", ROUTE_BY_DEFAULT},
+	    {"@", "legacy", ROUTE_BY_DEFAULT},
+	    {"", "legacy", ROUTE_BY_DEFAULT},
 	};
 	struct store_table *table = load("# a comment\n\n"
 					 "Alice@Example.com\tnew\n"
@@ -108,14 +108,16 @@ START_TEST(identifier_then_domain_then_default)
 	router = router_new(&spec, &err);
 	ck_assert_ptr_nonnull(router);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct route_answer answer = {.stale = true};
+		struct route_answer answer = {.reason = ROUTE_REASONS};
 
 		ck_assert_ptr_null(route_lookup(router, rows[i].key,
 		    route_done_cb, &answer));
-		ck_assert_int_eq(answer.status, rows[i].status);
+		ck_assert_int_eq(answer.status,
+		    rows[i].reason == ROUTE_BY_DEFAULT ? ROUTE_DEFAULT
+						       : ROUTE_FOUND);
 		ck_assert_str_eq(cfg->destination[answer.destination].name,
 		    rows[i].destination);
-		ck_assert(!answer.stale);
+		ck_assert_int_eq(answer.reason, rows[i].reason);
 	}
 	router_free(&router);
 	cache_unref(&spec.cache);

@@ -7,12 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <event2/event.h>
 #include <event2/thread.h>
 #include <utlist.h>
 
+#include "platform/clock.h"
 #include "platform/hash.h"
+#include "platform/util.h"
 #include "service/cache.h"
 #include "net/mailbox.h"
 #include "service/route.h"
@@ -25,6 +28,8 @@ struct store {
 	size_t worker;
 	struct store_call *calls;
 	unsigned asked;
+	store_changed *changed;
+	void *changed_arg;
 };
 
 struct store_call {
@@ -107,12 +112,26 @@ fake_cancel(struct store_call *call)
 	free(call);
 }
 
+static void
+fake_watch(struct store *st, store_changed *changed, void *arg)
+{
+	st->changed = changed;
+	st->changed_arg = arg;
+}
+
+static void
+fake_changed(struct store *st, const char *key)
+{
+	st->changed(st->changed_arg, key);
+}
+
 static const struct store_kind fake_kind = {
     .name = "fake",
     .open = fake_open,
     .close = fake_close,
     .call = fake_call,
     .cancel = fake_cancel,
+    .watch = fake_watch,
 };
 
 /* In the place of store.c. */
@@ -173,6 +192,16 @@ ask(size_t w, struct asker *a, const char *key)
 	return route_lookup(worker[w].router, key, told, a);
 }
 
+/* The cache's clock is the machine's. */
+static void
+pass_ms(uint64_t ms)
+{
+	uint64_t until = clock_ms() + ms;
+
+	while (clock_ms() < until)
+		usleep(100);
+}
+
 static void
 turn(size_t w)
 {
@@ -191,26 +220,22 @@ worker_init(struct worker *w)
 	spec.mailbox = w->mailbox;
 	w->router = router_new(&spec, &err);
 	ck_assert_ptr_nonnull(w->router);
+	router_watch(w->router);
 	w->st = opened;
 }
 
 static void
-setup(void)
+open_workers(uint64_t positive_ttl)
 {
-	const struct cache_limits limits = {1000, 60000, 60000, 60000};
+	const struct cache_limits limits = {1000, positive_ttl, 60000, 60000};
 
-	hash_init();
-	evthread_use_pthreads();
-	cfg = config_parse("/tmp/test.yaml", config_text,
-	    sizeof(config_text) - 1, &problems);
-	ck_assert_uint_eq(problems.n_error, 0);
 	cache = cache_new(&limits);
 	for (size_t i = 0; i < WORKERS; i++)
 		worker_init(&worker[i]);
 }
 
 static void
-teardown(void)
+close_workers(void)
 {
 	for (size_t i = 0; i < WORKERS; i++) {
 		router_free(&worker[i].router);
@@ -218,6 +243,23 @@ teardown(void)
 		event_base_free(worker[i].base);
 	}
 	cache_unref(&cache);
+}
+
+static void
+setup(void)
+{
+	hash_init();
+	evthread_use_pthreads();
+	cfg = config_parse("/tmp/test.yaml", config_text,
+	    sizeof(config_text) - 1, &problems);
+	ck_assert_uint_eq(problems.n_error, 0);
+	open_workers(60000);
+}
+
+static void
+teardown(void)
+{
+	close_workers();
 	config_problems_clear(&problems);
 	config_free(&cfg);
 }
@@ -234,6 +276,7 @@ START_TEST(identifier_then_domain_then_default)
 	turn(0);
 	ck_assert_uint_eq(a.answers, 1);
 	ck_assert_int_eq(a.got.status, ROUTE_FOUND);
+	ck_assert_int_eq(a.got.reason, ROUTE_BY_DOMAIN);
 	ck_assert_str_eq(cfg->destination[a.got.destination].name, "new");
 	/* Both are known from here on, to the other worker too. */
 	ck_assert_ptr_null(ask(1, &a, "alice@example.com"));
@@ -310,18 +353,95 @@ START_TEST(a_router_may_go_before_who_is_woken)
 }
 END_TEST
 
-START_TEST(a_router_that_goes_fails_its_questions)
+START_TEST(a_router_that_goes_hands_its_questions_over)
 {
-	struct asker a, b;
+	struct asker a, b, c;
 	struct route_lookup *lookup = ask(0, &a, "alice");
 
 	ask(1, &b, "alice");
+	ask(1, &c, "alice");
 	route_lookup_cancel(&lookup);
+	ck_assert_uint_eq(worker[1].st->asked, 0);
 	router_free(&worker[0].router);
 	turn(1);
-	ck_assert_uint_eq(a.answers, 0);
-	ck_assert_uint_eq(b.answers, 1);
-	ck_assert_int_eq(b.got.status, ROUTE_FAILED);
+	ck_assert_uint_eq(a.answers + b.answers + c.answers, 0);
+	ck_assert_uint_eq(worker[1].st->asked, 1);
+	answer(worker[1].st, "alice", STORE_FOUND, "new");
+	turn(1);
+	ck_assert_uint_eq(b.answers + c.answers, 2);
+	ck_assert_int_eq(b.got.status, ROUTE_FOUND);
+	ck_assert_int_eq(c.got.reason, ROUTE_BY_IDENTIFIER);
+}
+END_TEST
+
+/* A question that began before a change was heard is for those only who had
+ * asked by then. */
+START_TEST(who_comes_after_a_change_asks_anew)
+{
+	struct asker a, b;
+
+	for (size_t i = 0; i < 3; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "user%zu", i);
+		ask(0, &a, key);
+		if (i == 0)
+			cache_fence(cache); /* a reload */
+		else
+			fake_changed(worker[1].st, i == 1 ? key : "what?\n");
+		ck_assert_ptr_nonnull(ask(0, &b, key));
+		answer(worker[0].st, key, STORE_FOUND, "legacy");
+		answer(worker[0].st, key, STORE_FOUND, "new");
+		turn(0);
+		ck_assert_str_eq(cfg->destination[a.got.destination].name,
+		    "legacy");
+		ck_assert_str_eq(cfg->destination[b.got.destination].name,
+		    "new");
+		ck_assert_ptr_null(ask(1, &a, key));
+		ck_assert_str_eq(cfg->destination[a.got.destination].name,
+		    "new");
+	}
+}
+END_TEST
+
+/* Blanks around a name are the column's, not the name's. All else that names
+ * no destination is a failure, and what was known before is no answer. */
+START_TEST(what_the_store_names_is_a_destination_or_a_failure)
+{
+	static const struct {
+		const char *text;
+		bool found;
+	} rows[] = {
+	    {"new", true},
+	    {"new             ", true},
+	    {"\t new\r\n", true},
+	    {"", false},
+	    {" ", false},
+	    {"NEW", false},
+	    {"ne w", false},
+	    {"\\x6e6577", false},
+	    {"new\302\240", false},
+	    {"nwe", false},
+	};
+	struct asker a;
+
+	close_workers();
+	open_workers(1);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		ask(0, &a, "alice");
+		answer(worker[0].st, "alice", STORE_FOUND, "legacy");
+		turn(0);
+		pass_ms(2);
+		ask(0, &a, "alice");
+		answer(worker[0].st, "alice", STORE_FOUND, rows[i].text);
+		turn(0);
+		ck_assert_int_eq(a.got.status,
+		    rows[i].found ? ROUTE_FOUND : ROUTE_FAILED);
+		ck_assert_int_eq(a.got.reason,
+		    rows[i].found ? ROUTE_BY_IDENTIFIER : ROUTE_BY_ERROR);
+		ck_assert_int_eq(a.got.undeclared, !rows[i].found);
+		pass_ms(2);
+	}
 }
 END_TEST
 
@@ -353,15 +473,17 @@ START_TEST(an_old_answer_serves_at_the_deadline)
 {
 	struct asker a;
 
+	close_workers();
+	open_workers(1);
 	ask(0, &a, "alice");
 	answer(worker[0].st, "alice", STORE_FOUND, "new");
 	turn(0);
-	cache_expire(cache);
+	pass_ms(2);
 	ck_assert_ptr_nonnull(ask(1, &a, "alice"));
 	while (a.answers == 0)
 		event_base_loop(worker[1].base, EVLOOP_ONCE);
 	ck_assert_int_eq(a.got.status, ROUTE_FOUND);
-	ck_assert(a.got.stale);
+	ck_assert_int_eq(a.got.reason, ROUTE_BY_STALE);
 }
 END_TEST
 
@@ -412,7 +534,7 @@ runner_step(struct runner *r)
 		return;
 	default:
 		if (rand_r(&r->seed) % 8 == 0)
-			cache_forget(cache, NULL);
+			cache_fence(cache);
 		turn(r->w);
 	}
 }
@@ -464,7 +586,9 @@ main(void)
 	tcase_add_test(tc, one_question_serves_both_workers);
 	tcase_add_test(tc, who_has_gone_is_not_told);
 	tcase_add_test(tc, a_router_may_go_before_who_is_woken);
-	tcase_add_test(tc, a_router_that_goes_fails_its_questions);
+	tcase_add_test(tc, a_router_that_goes_hands_its_questions_over);
+	tcase_add_test(tc, who_comes_after_a_change_asks_anew);
+	tcase_add_test(tc, what_the_store_names_is_a_destination_or_a_failure);
 	tcase_add_test(tc, both_questions_have_one_deadline);
 	tcase_add_test(tc, an_old_answer_serves_at_the_deadline);
 	tcase_add_test(tc, two_threads_ask_answer_and_give_up);

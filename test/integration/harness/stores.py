@@ -122,10 +122,10 @@ class SqlAnswers:
         self.assertRoute(d, "nothing", "legacy")
 
     def test_undeclared_destination(self):
-        """A destination that is not declared: logged, default used"""
+        """A destination that is not declared is a failure of the store"""
         self.p.routes({"alice": "nowhere"})
         d = self.serve(self.p)
-        self.assertRoute(d, "alice", "legacy")
+        self.assertNoRoute(d, "alice")
         d.wait_log("nowhere")
 
 
