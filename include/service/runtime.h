@@ -2,7 +2,7 @@
  * configuration means: certificates, mapping table, destinations, ready-made
  * texts; and each worker's slice of it: its TLS contexts and its router.
  *
- * Built whole, aside, on the main thread; published to the workers only when
+ * Built whole, aside, on any thread; published to the workers only when
  * every part is good. A slice holds the runtime.
  *
  * There are two holds on a slice. The lesser one is for a session's own leg: it

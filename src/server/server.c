@@ -32,6 +32,7 @@
 #include "service/runtime.h"
 #include "net/tls_server.h"
 #include "pulse.h"
+#include "reload.h"
 #include "summary.h"
 #include "systemd.h"
 #include "worker.h"
@@ -64,6 +65,8 @@ struct server {
 	struct server_empty *empty; /* one per worker */
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
+	struct reload *reload; /* under way */
+	bool reload_again; /* when that is done */
 	bool announce; /* "ready" is to be said when the workers answer */
 	unsigned unsaid; /* reloads: so is "reloaded", so many times */
 	bool watched, draining, logs;
@@ -93,13 +96,12 @@ static int server_publish(struct server *sv, struct runtime *rt,
 static bool server_signals(struct server *sv);
 static void server_reload_cb(evutil_socket_t sig, short what, void *arg);
 static void server_reload(struct server *sv);
-static void server_reload_host(const struct server *sv,
-    const struct config *cfg, struct log_sink **sink,
-    struct config_problems *problems);
+static void server_built(void *arg);
+static void server_take(struct server *sv, struct reload *r);
+static void server_announce(struct server *sv);
 static void server_reloaded(struct server *sv, struct log_sink **sink);
 static void server_not_reloaded(struct server *sv,
     const struct config_problems *problems);
-static bool server_is_new(const char *started, const char *now);
 static void server_log_waits(const char *key);
 static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
 static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
@@ -223,8 +225,7 @@ server_run(const char *path)
 	config_problems_clear(&problems);
 	if (status == EXIT_SUCCESS) {
 		server_log_start(&sv, "ready");
-		sv.announce = true;
-		pulse_ask_anew(sv.pulse);
+		server_announce(&sv);
 		server_stats_run(&sv);
 		event_base_loop(sv.base, 0);
 		server_stats(&sv);
@@ -232,6 +233,9 @@ server_run(const char *path)
 	}
 	server_clear(&sv);
 	log_sink_flush();
+	/* The thread of a reload may hang in a file, and still holds a part. */
+	if (sv.reload != NULL)
+		_exit(status);
 	return status;
 }
 
@@ -446,35 +450,77 @@ server_reload_cb(evutil_socket_t sig UNUSED, short what UNUSED, void *arg)
 	log_sink_reopen();
 	if (sv->draining)
 		return;
-	systemd_reloading("reloading");
-	server_reload(sv);
-	/* Also when it failed: the service goes on. */
-	sv->announce = true;
-	pulse_ask_anew(sv->pulse);
+	/* What the one under way has read may be older than this signal. */
+	if (sv->reload != NULL)
+		sv->reload_again = true;
+	else
+		server_reload(sv);
 }
 
 static void
 server_reload(struct server *sv)
 {
-	struct config_problems problems;
-	struct config *cfg = server_load(sv->path, &problems);
-	struct log_sink *sink = NULL;
-	struct runtime *rt = NULL;
+	struct reload_spec spec = {
+	    .path = sv->path,
+	    .user = sv->user,
+	    .group = sv->group,
+	    .old = sv->rt,
+	    .workers = sv->runtime_worker,
+	    .n_workers = sv->n_workers,
+	    .mailbox = sv->mailbox,
+	    .done = server_built,
+	    .arg = sv,
+	};
 
-	if (cfg != NULL) {
-		server_reload_host(sv, cfg, &sink, &problems);
-		rt = runtime_new(cfg, sv->rt, sv->runtime_worker, sv->n_workers,
-		    &problems);
+	sv->announce = false;
+	systemd_reloading("reloading");
+	sv->reload = reload_start(&spec);
+	if (sv->reload == NULL) {
+		log_msg(LOG_ERR, "out of memory");
+		server_announce(sv);
 	}
-	if (rt != NULL && server_publish(sv, rt, &problems) == -1)
-		runtime_discard(&rt);
-	server_log_problems(&problems);
-	if (rt != NULL)
-		server_reloaded(sv, &sink);
-	else
-		server_not_reloaded(sv, &problems);
-	log_sink_free(&sink);
-	config_problems_clear(&problems);
+}
+
+/* Everything is read and made, or something is wrong. */
+static void
+server_built(void *arg)
+{
+	struct server *sv = arg;
+	struct reload *r = sv->reload;
+
+	sv->reload = NULL;
+	if (!sv->draining)
+		server_take(sv, r);
+	reload_free(&r);
+	if (sv->reload_again && !sv->draining) {
+		sv->reload_again = false;
+		server_reload(sv);
+		return;
+	}
+	/* Also when it failed: the service goes on. */
+	server_announce(sv);
+}
+
+static void
+server_take(struct server *sv, struct reload *r)
+{
+	bool ok = r->rt != NULL && server_publish(sv, r->rt, &r->problems) == 0;
+
+	server_log_problems(&r->problems);
+	if (!ok) {
+		server_not_reloaded(sv, &r->problems);
+		return;
+	}
+	r->rt = NULL;
+	server_reloaded(sv, &r->sink);
+}
+
+/* "Ready" is said when all workers have taken what was sent to them. */
+static void
+server_announce(struct server *sv)
+{
+	sv->announce = true;
+	pulse_ask_anew(sv->pulse);
 }
 
 /* The service manager's status shows the first problem until a reload works.
@@ -488,24 +534,6 @@ server_not_reloaded(struct server *sv, const struct config_problems *problems)
 	log_escape_all(why, strlen(why), sv->failed, sizeof(sv->failed));
 }
 
-/* What is needed of the host: the log, open but not used before all else is
- * right, and the user of the next start, who may be a new one. */
-static void
-server_reload_host(const struct server *sv, const struct config *cfg,
-    struct log_sink **sink, struct config_problems *problems)
-{
-	const struct config_server *s = &cfg->server;
-	struct err err;
-
-	if (server_is_new(sv->user, s->user) ||
-	    server_is_new(sv->group, s->group))
-		listen_check_user(cfg, problems, false);
-	*sink = log_sink_open(s->log_target, &err);
-	if (*sink == NULL)
-		config_problem(cfg, problems, "server.log_target", "%s",
-		    err.text);
-}
-
 static void
 server_reloaded(struct server *sv, struct log_sink **sink)
 {
@@ -516,19 +544,12 @@ server_reloaded(struct server *sv, struct log_sink **sink)
 	sv->reloaded = time(NULL);
 	if (server_threads(sv->rt->cfg) != sv->n_workers)
 		server_log_waits("server.threads");
-	if (server_is_new(sv->user, s->user))
+	if (reload_is_new(sv->user, s->user))
 		server_log_waits("server.user");
-	if (server_is_new(sv->group, s->group))
+	if (reload_is_new(sv->group, s->group))
 		server_log_waits("server.group");
 	server_stats_run(sv);
 	sv->unsaid++;
-}
-
-/* Where a start as root has been told something else. */
-static bool
-server_is_new(const char *started, const char *now)
-{
-	return started != NULL && strcmp(started, now) != 0;
 }
 
 static void
@@ -707,8 +728,9 @@ server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
 		strftime(when, sizeof(when), ", reloaded %Y-%m-%dT%H:%M:%SZ",
 		    &tm);
 	snprintf(text, SERVER_STATUS_MAX,
-	    "%s%s%sserving generation %u%s: %zu listeners, %zu workers, "
+	    "%s%s%s%sserving generation %u%s: %zu listeners, %zu workers, "
 	    "%u connections",
+	    sv->reload != NULL ? "reloading; " : "",
 	    sv->failed[0] != '\0' ? "reload failed: " : "", sv->failed,
 	    sv->failed[0] != '\0' ? "; " : "", sv->generation, when,
 	    sv->rt->cfg->n_listener, sv->n_workers, n);
@@ -751,6 +773,10 @@ server_clear(struct server *sv)
 	pulse_stop(sv->pulse);
 	for (size_t i = 0; i < sv->n_workers; i++)
 		worker_stop(sv->worker[i]);
+	for (size_t i = 0; i < sv->n_workers; i++)
+		worker_end(sv->worker[i]);
+	if (sv->reload != NULL)
+		return;
 	for (size_t i = 0; i < sv->n_workers; i++)
 		worker_free(&sv->worker[i]);
 	runtime_unref(&sv->rt);

@@ -420,19 +420,26 @@ worker_stop(struct worker *w)
 }
 
 void
-worker_free(struct worker **wp)
+worker_end(struct worker *w)
 {
-	struct worker *w = *wp;
 	struct worker_listener *l, *tmp;
 
-	if (w == NULL)
-		return;
-	*wp = NULL;
 	w->env.empty = NULL;
 	mailbox_free(&w->mailbox);
 	DL_FOREACH_SAFE (w->listeners, l, tmp)
 		worker_unlisten(w, l);
 	session_env_clear(&w->env);
+}
+
+void
+worker_free(struct worker **wp)
+{
+	struct worker *w = *wp;
+
+	if (w == NULL)
+		return;
+	*wp = NULL;
+	worker_end(w);
 	runtime_slice_leave(&w->env.slice);
 	resolver_free(&w->env.resolver);
 	if (w->pause != NULL)

@@ -58,7 +58,11 @@ void worker_drain(struct worker *w, void (*empty)(void *arg), void *arg);
  * other workers may still put something into its mailbox. */
 void worker_stop(struct worker *w);
 
-/* When all threads are stopped: ends its sessions and frees all. */
+/* When all workers' threads are stopped: ends its sessions and closes its
+ * sockets. What was built on it (worker_base(), worker_resolver()) stays. */
+void worker_end(struct worker *w);
+
+/* Does worker_end(), and frees all. */
 void worker_free(struct worker **w);
 
 #endif

@@ -1,5 +1,6 @@
 """What the service manager hears, and the sockets that it hands in."""
 
+import errno
 import os
 import re
 import sys
@@ -200,6 +201,94 @@ class Notify(Systemd):
         d.hang_up()
         d.wait_log("reloaded")
         self.login(d)
+
+
+class SlowReload(Systemd):
+    """A reload is built aside: a file that hangs holds up nothing."""
+
+    def stuck(self, m, **over):
+        """A daemon whose reload hangs: its configuration is a FIFO."""
+        d = self.running(m, **over)
+        os.rename(d.path, d.path + ".file")
+        os.mkfifo(d.path)
+        d.hang_up()
+        m.until("RELOADING")
+        # A writer gets in when somebody reads.
+        self.fifo = wait_until(lambda: self.writer(d), "it reads")
+        return d
+
+    @staticmethod
+    def writer(d):
+        try:
+            return os.open(d.path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as e:
+            if e.errno != errno.ENXIO:
+                raise
+            return None
+
+    def release(self, d):
+        """Writes the configuration into the FIFO."""
+        with open(self.fifo, "wb") as f:
+            f.write(d.text().encode())
+
+    def test_pings_and_logins(self):
+        """The watchdog is fed and logins are served; READY comes when it is
+        done."""
+        m = self.manager(WATCHDOG)
+        d = self.stuck(m)
+        d.path, path = d.path + ".file", d.path
+        for _ in range(4):
+            self.assertNotIn("READY", m.until("WATCHDOG", WATCHDOG))
+        self.login(d)
+        status = m.until("STATUS")["STATUS"]
+        self.assertRegex(status, r"\Areloading; serving generation 1: ")
+        self.assertFalse([x for x in m.heard[-6:] if "READY" in x])
+        d.change({"capabilities": {"pop3": {"banner": "two"}}})
+        self.release(d)
+        ready = m.until("READY")
+        self.assertRegex(ready["STATUS"], r"\Aserving generation 2, ")
+        self.assertEqual(self.client(d).greeting, "+OK two")
+        d.path = path
+
+    def test_another_signal(self):
+        """A SIGHUP meanwhile is followed once more afterwards, however often
+        it came."""
+        m = self.manager()
+        d = self.stuck(m)
+        path = d.path
+        for _ in range(3):
+            d.hang_up()
+        d.path += ".file"
+        d.change({"capabilities": {"pop3": {"banner": "two"}}})
+        self.release(d)
+        m.until("RELOADING")
+        d.change({"capabilities": {"pop3": {"banner": "three"}}})
+        d.path = path
+        self.fifo = wait_until(lambda: self.writer(d), "it reads again")
+        d.path += ".file"
+        self.release(d)
+        self.assertRegex(m.until("READY")["STATUS"],
+                         r"\Aserving generation 3, ")
+        self.assertEqual(self.client(d).greeting, "+OK three")
+        d.path = path
+        self.assertEqual(m.listen(.3), [])
+        self.assertIsNone(self.writer(d))
+
+    def test_stop(self):
+        """SIGTERM meanwhile drains sessions and ends at once."""
+        m = self.manager()
+        d = self.stuck(m, server={"threads": 3, "shutdown_grace": "30s"})
+        c = self.login(d)
+        start = time.monotonic()
+        d.terminate()
+        m.until("STOPPING")
+        self.assertEqual(c.cmd("NOOP")[:3], "+OK")
+        c.cmd("QUIT")
+        self.assertEqual(d.process.wait(), 0)
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertIn('"stopped"', d.output())
+        os.close(self.fifo)
+        d.process = None
 
 
 class Watchdog(Systemd):
