@@ -31,7 +31,7 @@
 
 #define LOG_SINK_QUEUE (4 << 20) /* octets of lines that may wait */
 #define LOG_SINK_FLUSH_MS 1000
-#define LOG_SINK_NAP_MS 10 /* lines of so long leave together */
+#define LOG_SINK_NAP_MS 5 /* lines of so long leave together */
 #define LOG_SINK_POLL_MS 100 /* how soon a stuck writer sees the end */
 
 enum log_sink_kind { LOG_SINK_STDERR, LOG_SINK_FILE, LOG_SINK_SYSLOG };

@@ -4,9 +4,10 @@ import json
 import os
 import re
 import signal
+import time
 
 from .ports import free_port, is_listening
-from .proc import DEADLINE, Process, temp_dir, wait_until
+from .proc import DEADLINE, Process, temp_dir, threads, wait_until
 from .yaml import dump
 
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
@@ -195,8 +196,43 @@ class Mailferry:
 
     # The log
 
+    def settle(self):
+        """Waits until what has been logged so far is written: the thread of
+        the log keeps lines for 5 ms, and then does not sleep before they are
+        out."""
+        def size():
+            try:
+                return os.path.getsize(self.log_path)
+            except FileNotFoundError:
+                return 0
+
+        for _ in range(100):  # no end is in sight of one that is busy
+            if not self.process or self.process.status is not None:
+                return
+            before = size()
+            time.sleep(.01)
+            if not self.writing() and size() == before:
+                return
+
+    def writing(self):
+        """Whether the thread of the log has something to do."""
+        try:
+            for tid in threads(self.pid, "log").values():
+                with open(f"/proc/{self.pid}/task/{tid}/stat",
+                          encoding="ascii") as f:
+                    if f.read().rsplit(")", 1)[1].split()[0] in "RD":
+                        return True
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        return False
+
     def output(self, start=0):
         """Standard error and the log, as text, from an offset."""
+        self.settle()
+        return self.written(start)
+
+    def written(self, start=0):
+        """What of output() is there already."""
         try:
             with open(self.log_path, "rb") as f:
                 f.seek(start)
@@ -206,6 +242,7 @@ class Mailferry:
 
     def mark(self):
         """Where the log ends now, for records()."""
+        self.settle()
         try:
             return os.path.getsize(self.log_path)
         except FileNotFoundError:
@@ -213,8 +250,12 @@ class Mailferry:
 
     def records(self, start=0):
         """The log lines that are JSON, as dicts."""
+        return self._parsed(self.output(start))
+
+    @staticmethod
+    def _parsed(text):
         found = []
-        for line in self.output(start).splitlines():
+        for line in text.splitlines():
             if line.startswith("{"):
                 try:
                     found.append(json.loads(line))
@@ -226,7 +267,7 @@ class Mailferry:
         """Waits for a log line that fits and returns it. fits: a function of
         the dict."""
         def look():
-            for record in self.records(start):
+            for record in self._parsed(self.written(start)):
                 if fits(record):
                     return record
             return None
@@ -238,5 +279,5 @@ class Mailferry:
     def wait_log(self, pattern, start=0):
         """Waits for output that matches a regular expression."""
         return wait_until(
-            lambda: re.search(pattern, self.output(start)),
+            lambda: re.search(pattern, self.written(start)),
             f"log output that matches {pattern}")

@@ -6,11 +6,13 @@ import os
 import socket
 import time
 
-from .proc import DEADLINE, temp_dir
+from .proc import DEADLINE, temp_dir, threads
 
 PTRACE_ATTACH = 16
 PTRACE_DETACH = 17
 WALL = 0x40000000
+
+__all__ = ["Manager", "hung", "threads"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p,
@@ -82,17 +84,6 @@ class Manager:
             if message is None:
                 return found
             found.append(message)
-
-
-def threads(pid, prefix):
-    """The ids of a process's threads whose name begins so, by name."""
-    found = {}
-    for tid in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii") as f:
-            name = f.read().strip()
-        if name.startswith(prefix):
-            found[name] = int(tid)
-    return found
 
 
 def _ptrace(request, tid):

@@ -144,6 +144,17 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def threads(pid, prefix):
+    """The ids of a process's threads whose name begins so, by name."""
+    found = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii") as f:
+            name = f.read().strip()
+        if name.startswith(prefix):
+            found[name] = int(tid)
+    return found
+
+
 def descriptors(pid):
     """How many files a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
