@@ -333,16 +333,27 @@ class Debian(unittest.TestCase):
         for page in ("man8/mailferry.8.gz", "man5/mailferry.yaml.5.gz"):
             self.assertGreater(os.path.getsize(root.inside(
                 f"/usr/share/man/{page}")), 1000)
-        # Whoever cannot tell does not start either.
+        # One that is missing or cannot be read is a failure, not a skip.
         text = root.read(CONFIG)
         root.write(CONFIG, "server: {}\n", 0o640)
         self.assertTrue(service.may_start())
         os.chmod(root.inside(CONFIG), 0o600)
-        self.assertFalse(service.may_start())
+        self.fails()
         os.rename(root.inside(CONFIG), root.inside(CONFIG + ".away"))
-        self.assertFalse(service.may_start())
+        self.fails()
         os.rename(root.inside(CONFIG + ".away"), root.inside(CONFIG))
         root.write(CONFIG, text, 0o640)
+        service.starts = 0
+
+    def fails(self):
+        """A start ends with status 78, after which systemd does not try
+        again."""
+        self.assertTrue(self.service.may_start())
+        self.assertIn("78", self.service.value("RestartPreventExitStatus"))
+        with self.assertRaisesRegex(AssertionError,
+                                    "it ended with status 78"):
+            self.root.run(["systemctl", "start", "mailferry"])
+        self.service.faults.clear()
 
     def sandbox(self):
         """systemd has no objection to the unit and the socket."""
@@ -518,7 +529,16 @@ class Debian(unittest.TestCase):
         edited, starts, mark = root.read(CONFIG), service.starts, len(
             service.asked)
         pid = service.pid()
+        chosen = "mailferry", "root", 0o700
+        for path in (CONFIG, "/etc/mailferry/tls"):
+            root.run(["chown", ":".join(chosen[:2]), path])
+            root.run(["chmod", f"{chosen[2]:o}", path])
         self.install(new)
+        for path in (CONFIG, "/etc/mailferry/tls"):
+            self.assertEqual(root.owner(path), chosen)
+        root.run(["chown", "root:mailferry", CONFIG, "/etc/mailferry/tls"])
+        root.run(["chmod", "640", CONFIG])
+        root.run(["chmod", "750", "/etc/mailferry/tls"])
         self.assertEqual(service.since(mark), [
             "systemctl --system daemon-reload",
             f"deb-systemd-invoke restart {NAME}"])
@@ -569,6 +589,7 @@ class Debian(unittest.TestCase):
         self.install(build)
         self.assert_owners()
         root.run(["dpkg", "-r", "mailferry"])
+        os.rmdir(tls)
         root.run(["dpkg-statoverride", "--add", "root", "root", "0700",
                   "/etc/mailferry/tls"])
         self.install(build)
