@@ -1,5 +1,4 @@
-/* identifier.h: from the name that a client gave to the key that is looked up
- * (PROTOCOL "Routing identifier"). */
+/* identifier.h: makes the routing key from the user name that a client sent. */
 
 #ifndef PROTO_IDENTIFIER_H
 #define PROTO_IDENTIFIER_H
@@ -20,21 +19,22 @@ struct identifier_rules {
 
 enum identifier_status {
 	IDENTIFIER_OK,
-	IDENTIFIER_EMPTY, /* names nobody: the default destination */
+	IDENTIFIER_EMPTY, /* no name; use the default destination */
 	IDENTIFIER_BAD /* control character, space, double quote, too long */
 };
 
-/* Cuts the master-user suffix at the first separator (up to the end), checks,
- * appends "@default_domain" to a bare name, lowers case. The check covers the
- * whole name, the cut suffix included. A name that starts with a separator
- * is cut to nothing: EMPTY. Writes the terminated key to out, which has
- * IDENTIFIER_MAX + 1 octets. 8-bit octets are allowed, DEL is a control. */
+/* Removes the master-user suffix from the first separator on, appends
+ * "@default_domain" to a name without a domain, and converts to lower case.
+ * Checks the whole name, including the suffix. Returns EMPTY if the name starts
+ * with a separator. Writes the terminated key to out, which has
+ * IDENTIFIER_MAX + 1 octets. 8-bit octets are allowed; DEL counts as a control
+ * character. */
 enum identifier_status identifier_make(const struct identifier_rules *rules,
     const char *name, size_t len, char *out) MUST_CHECK;
 
-/* The "@domain" part of a key, from its last "@" on (that included, as stores
- * write the rows that stand for a whole domain): NULL when there is none or the
- * domain is empty. Points into key. */
+/* Returns the "@domain" part of key, from its last "@" on. Stores use the same
+ * form, with the "@", for a whole domain. Returns NULL if there is no "@" or the
+ * domain is empty. The result points into key. */
 const char *identifier_domain(const char *key);
 
 #endif

@@ -1,7 +1,7 @@
-/* pop3.h: POP3 lines, commands, replies and capabilities (RFC 1939, 2449, 2595,
- * 3206, 5034, 6856), as bytes in and structs out. No I/O, no clock.
+/* pop3.h: parses and formats POP3 commands, replies and capabilities (RFC 1939,
+ * 2449, 2595, 3206, 5034, 6856). No I/O, no clock.
  *
- * Slices point into the caller's buffer and live as long as it does. */
+ * Slices point into the caller's buffer and are valid as long as the buffer. */
 
 #ifndef PROTO_POP3_H
 #define PROTO_POP3_H
@@ -31,29 +31,29 @@ enum pop3_verb {
 	POP3_QUIT,
 	POP3_TRANSACTION, /* STAT, LIST, RETR, DELE, RSET, TOP, UIDL, LAST, LANG */
 	POP3_HTTP, /* an HTTP request line: a cross-protocol attack */
-	POP3_UNKNOWN, /* anything else, the empty line included */
+	POP3_UNKNOWN, /* anything else, including the empty line */
 	POP3_VERBS
 };
 
 struct pop3_command {
 	enum pop3_verb verb;
-	bool has_arg; /* a space stood behind the verb */
-	const char *arg; /* all behind that one space, untouched */
+	bool has_arg; /* a space follows the verb */
+	const char *arg; /* everything after that one space, unchanged */
 	size_t arg_len;
 };
 
-/* Parses a command line whose end of line is already off (a bare LF and a CR
- * LF both end one). Case-insensitive. False: the line holds NUL, CR or LF
- * inside and is no command at all. UTF8, CAPA etc. followed by an argument are
- * still that verb; the caller judges has_arg. HTTP: GET, POST, HEAD, PUT, DELETE,
- * OPTIONS, CONNECT, TRACE, PATCH, followed by a space (case-sensitive, as HTTP
- * methods are), and "PRI ". */
+/* Parses a command line without its end of line (LF or CR LF). Verbs are
+ * case-insensitive. Returns false if the line contains NUL, CR or LF; it is then
+ * no command. UTF8, CAPA and the like with an argument keep their verb; the
+ * caller checks has_arg. HTTP is GET, POST, HEAD, PUT, DELETE, OPTIONS, CONNECT,
+ * TRACE or PATCH with a space after it (case-sensitive, like HTTP methods), and
+ * "PRI ". */
 bool pop3_command_parse(const char *line, size_t len,
     struct pop3_command *out) MUST_CHECK;
 
-/* Splits "mech [ir]" as it stands behind "AUTH ". ir is NULL when absent, also
- * when only its space is there. More than one space, a third word, a mechanism
- * that is not 1..20 of [A-Za-z0-9_-]: false. */
+/* Splits the "mech [ir]" that follows "AUTH ". Sets ir to NULL if it is absent,
+ * also if only its space is there. Returns false for more than one space, for a
+ * third word, and for a mechanism that is not 1..20 of [A-Za-z0-9_-]. */
 bool pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
     size_t *mech_len_out, const char **ir_out, size_t *ir_len_out) MUST_CHECK;
 
@@ -61,20 +61,21 @@ bool pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
  * authzid that is absent or the authcid, and lines of at most POP3_LINE_MAX. */
 bool pop3_user_pass_can_carry(const struct sasl_plain *p);
 
-/* A partial line (no LF yet) of this many octets is too long: AUTH lines may
- * have POP3_AUTH_LINE_MAX, all others POP3_LINE_MAX. start: its first octets. */
+/* Returns the number of octets at which a line without LF is too long:
+ * POP3_AUTH_LINE_MAX for AUTH, otherwise POP3_LINE_MAX. start has the first
+ * octets of the line. */
 size_t pop3_line_limit(const char *start, size_t len);
 
 enum pop3_reply_kind {
 	POP3_REPLY_OK, /* "+OK", "+OK text" */
 	POP3_REPLY_ERR, /* "-ERR", "-ERR text" */
 	POP3_REPLY_CONTINUE, /* "+", "+ base64" */
-	POP3_REPLY_BAD /* none of these, no POP3; text is empty */
+	POP3_REPLY_BAD /* not a POP3 reply; text is empty */
 };
 
-/* The response codes that decide anything (RFC 2449 §8, RFC 3206). */
+/* The response codes that mailferry acts on (RFC 2449 §8, RFC 3206). */
 enum pop3_code {
-	POP3_CODE_NONE, /* none, or one that decides nothing */
+	POP3_CODE_NONE, /* none, or one that mailferry ignores */
 	POP3_CODE_AUTH,
 	POP3_CODE_IN_USE,
 	POP3_CODE_LOGIN_DELAY,
@@ -84,40 +85,42 @@ enum pop3_code {
 
 struct pop3_reply {
 	enum pop3_reply_kind kind;
-	enum pop3_code code; /* of -ERR (any case; RFC 2449 response code) */
+	enum pop3_code code; /* the response code of -ERR, in any case */
 	const char *line; /* the whole line without its end */
 	size_t line_len;
-	const char *text; /* behind "+OK ", "-ERR ", "+ " */
+	const char *text; /* after "+OK ", "-ERR ", "+ " */
 	size_t text_len;
 };
 
-/* Parses one reply line, its end of line off. NUL, CR, LF inside: BAD. Upper
- * and lower case are taken ("+ok"); "+OKfoo" is BAD, "+OK" alone is fine. */
+/* Parses one reply line without its end of line. A line with NUL, CR or LF is
+ * BAD. The case does not matter ("+ok"). "+OKfoo" is BAD, and "+OK" alone is
+ * valid. */
 void pop3_reply_parse(const char *line, size_t len, struct pop3_reply *out);
 
-/* Whether this -ERR says that the password, not the form, was judged: [AUTH],
- * or the word "password" in its text. */
+/* Returns true if this -ERR refuses the password and not the form of the
+ * command: it has [AUTH] or the word "password". */
 bool pop3_reply_about_password(const struct pop3_reply *reply);
 
-/* Whether the greeting's text offers XCLIENT: the token "[XCLIENT]" or a word
- * XCLIENT (upper case only), as Dovecot writes it right behind "+OK". */
+/* Returns true if the greeting's text offers XCLIENT, by the token "[XCLIENT]"
+ * or the word XCLIENT (upper case only). Dovecot writes it right after "+OK". */
 bool pop3_greeting_offers_xclient(const struct pop3_reply *greeting);
 
-/* What a server said in answer to CAPA. */
+/* A server's answer to CAPA. */
 struct pop3_capabilities {
 	bool stls, user, utf8;
 	unsigned sasl; /* SASL_* bits; unknown mechanisms are skipped */
 };
 
-/* One capability line (not the "."), without its end. Names are
- * case-insensitive and may carry arguments ("UTF8 USER"); malformed ones (with
- * control characters in them, say) are skipped. */
+/* Adds one capability line (not the "."), without its end of line. Names are
+ * case-insensitive and may have arguments ("UTF8 USER"). Skips malformed lines,
+ * for example lines with control characters. */
 void pop3_capability_add(struct pop3_capabilities *caps, const char *line,
     size_t len);
 
-/* The complete answer to CAPA ("+OK ...", lines, "."), CRLF each, on the heap
- * (the caller's); NULL: no memory. sasl: mechanisms in the order to show, empty
- * = no SASL line. Order: STLS?, USER?, SASL?, advertise..., IMPLEMENTATION? */
+/* Returns the complete answer to CAPA ("+OK ...", lines, "."), each line with
+ * CRLF. The caller frees it. Returns NULL if memory is short. sasl has the
+ * mechanisms in the order to show; without any there is no SASL line. Order:
+ * STLS?, USER?, SASL?, advertise..., IMPLEMENTATION? */
 struct pop3_capa_spec {
 	bool stls, user;
 	const enum sasl_mechanism *sasl;
@@ -128,7 +131,8 @@ struct pop3_capa_spec {
 };
 char *pop3_capa_format(const struct pop3_capa_spec *spec);
 
-/* The answer to AUTH alone: "+OK", a mechanism a line, ".". Heap, as above. */
+/* Returns the answer to AUTH without arguments: "+OK", one mechanism on each
+ * line, ".". The caller frees it, as above. */
 char *pop3_auth_list_format(const enum sasl_mechanism *sasl, size_t n);
 
 #endif

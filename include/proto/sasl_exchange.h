@@ -1,6 +1,6 @@
 /* sasl_exchange.h: the server's side of one AUTH exchange, as a pure step: a
- * line comes in; a prompt, credentials or a refusal come out. And what every
- * login ends as, however it was conducted: struct credentials. */
+ * line goes in; a prompt, credentials or a refusal comes out. Every login, also
+ * USER and PASS, ends as struct credentials. */
 
 #ifndef PROTO_SASL_EXCHANGE_H
 #define PROTO_SASL_EXCHANGE_H
@@ -20,23 +20,23 @@ struct credentials {
 	 * in its base64, as it came. */
 	struct secret frame;
 	struct secret bearer; /* the bearer frame decoded; else empty */
-	/* Whose mailbox, as the client says it; empty: a bearer frame that
-	 * names nobody. */
+	/* The mailbox that the client named. Empty if a bearer frame names
+	 * nobody. */
 	struct secret name;
 };
 
-/* Wipes and frees what is secret; how and mech stay. */
+/* Wipes and frees the secrets; keeps how and mech. */
 void credentials_clear(struct credentials *cred);
 /* Moves *from to *to, which is cleared first; *from is empty afterwards. */
 void credentials_move(struct credentials *to, struct credentials *from);
-/* A name and a password become a PLAIN frame. how: as above. False: no
- * memory, cred is empty. */
+/* Makes a PLAIN frame from a name and a password. how: as above. Returns false
+ * if memory is short; cred is then empty. */
 bool credentials_set_password(struct credentials *cred, const char *how,
     const char *name, size_t name_len, const char *password,
     size_t password_len) MUST_CHECK;
 
-/* Reads from a bearer login's token whose it is (jwt.h); out has size octets.
- * False: it does not say, or it is no bearer login. */
+/* Reads the account from a bearer login's token (jwt.h); out has size octets.
+ * Returns false if the token names no account or it is not a bearer login. */
 bool credentials_token_account(const struct credentials *cred,
     const char *first_claim, char *out, size_t size) MUST_CHECK;
 /* Returns the authcid of a PLAIN frame, on the heap, if it differs from its

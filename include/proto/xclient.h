@@ -1,6 +1,7 @@
-/* xclient.h: the XCLIENT command as Dovecot's POP3 login service takes it:
- * "XCLIENT NAME=value ...", addresses bare. Only typed values go out, so that
- * nothing a stranger chose can add a word or a line. */
+/* xclient.h: the XCLIENT command of Dovecot's POP3 login service:
+ * "XCLIENT NAME=value ...", with addresses without brackets. mailferry sends
+ * only typed values, so that no text from a stranger can add a word or a
+ * line. */
 
 #ifndef PROTO_XCLIENT_H
 #define PROTO_XCLIENT_H
@@ -22,39 +23,43 @@ enum xclient_transport {
 };
 
 struct xclient {
-	struct addr addr; /* ADDR and PORT; len 0 = not said */
+	struct addr addr; /* ADDR and PORT; len 0 = absent */
 	bool has_port;
 	struct addr dest; /* DESTADDR and DESTPORT */
 	bool has_dest_port;
-	char session[XCLIENT_SESSION_MAX + 1]; /* "" = not said */
-	unsigned ttl; /* 1..255; 0 = not said */
+	char session[XCLIENT_SESSION_MAX + 1]; /* "" = absent */
+	unsigned ttl; /* 1..255; 0 = absent */
 	enum xclient_transport transport;
-	char dest_name[XCLIENT_NAME_MAX + 1]; /* DESTNAME; "" = not said */
+	char dest_name[XCLIENT_NAME_MAX + 1]; /* DESTNAME; "" = absent */
 };
 
-/* Formats the command without CRLF into out (size octets); returns its length,
- * or 0 when a value breaks its own rule (see the checks below) or the line
- * would pass XCLIENT_LINE_MAX; then nothing may be sent. Order: ADDR PORT
- * DESTADDR DESTPORT SESSION TTL CLIENT-TRANSPORT DESTNAME; unset ones are left
- * out, and so is a port 0, which Dovecot refuses. */
+/* Formats the command without CRLF into out (size octets). Returns its length,
+ * or 0 if a value is not valid (see the checks below) or the line would exceed
+ * XCLIENT_LINE_MAX; the caller must then send nothing. Order: ADDR PORT DESTADDR
+ * DESTPORT SESSION TTL CLIENT-TRANSPORT DESTNAME. Leaves out absent values and
+ * port 0, which Dovecot refuses. */
 size_t xclient_format(const struct xclient *x, char *out, size_t size);
 
-/* Parses what stands behind "XCLIENT ". Names in any case; unknown ones are
- * skipped; ADDR may be bare, in brackets or "IPV6:..."; a PORT without ADDR, a
- * name twice, a value that is malformed (PORT=0 and TTL=0 are), no "=": false.
- * SESSION over 64 octets, or not printable ASCII: false; one of other printable
- * characters than ours counts as not said, since the ids of Dovecot's proxy are
- * base64. So do "[UNAVAILABLE]" and "[TEMPUNAVAIL]" (Postfix). More than one
- * space between words is fine. *out is undefined when false. */
+/* Parses the text after "XCLIENT ". Names are case-insensitive; unknown names are
+ * skipped. ADDR may be bare, in brackets or "IPV6:...". More than one space
+ * between words is valid.
+ *
+ * Returns false, with *out undefined, for a PORT without ADDR, a duplicate name,
+ * a malformed value (such as PORT=0 and TTL=0), a missing "=", and a SESSION
+ * over 64 octets or with characters that are not printable ASCII.
+ *
+ * These count as absent: a SESSION with printable characters that mailferry does
+ * not use, since Dovecot's proxy sends base64; and Postfix's "[UNAVAILABLE]" and
+ * "[TEMPUNAVAIL]". */
 bool xclient_parse(const char *arg, size_t len, struct xclient *out) MUST_CHECK;
 
-/* [A-Za-z0-9._-]{1,64} */
+/* Returns true for [A-Za-z0-9._-]{1,64}. */
 bool xclient_session_valid(const char *s, size_t len);
 
-/* A DNS host name: LDH labels of 1..63, 1..253 octets, at least one letter or
- * hyphen in it (an IP literal is none), a trailing dot is not part of it.
- * Underscores are let through inside labels, as old hosts have them, where a
- * hyphen could stand. */
+/* Returns true for a DNS host name: LDH labels of 1..63 octets, 1..253 octets in
+ * all, with at least one letter or hyphen (an IP literal is not a name), and
+ * without a trailing dot. Allows an underscore wherever a label may have a
+ * hyphen, because old hosts have such names. */
 bool hostname_valid(const char *s, size_t len);
 
 #endif

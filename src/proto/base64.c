@@ -1,9 +1,9 @@
 /* base64.c: strict base64.
  *
- * EVP_DecodeBlock() forgives white space around the text and bits behind the
- * last octet, and counts the padding as data. Two spellings of one frame are
- * two ways past a check, so the text is judged here first and OpenSSL sees
- * nothing that it could forgive. */
+ * EVP_DecodeBlock() accepts white space around the text and stray bits after the
+ * last octet, and counts the padding as data. With two spellings of one frame an
+ * attacker could bypass a check, so this file checks the text before OpenSSL
+ * decodes it. */
 
 #include "proto/base64.h"
 
@@ -15,7 +15,7 @@
 
 #include "platform/secret.h"
 
-/* What one call to OpenSSL decodes: whole groups, on the stack. */
+/* The size of one call to OpenSSL: whole groups, on the stack. */
 #define BASE64_CHUNK 256
 
 static bool base64_decode_digits(const char *text, size_t n, const char *extra,
@@ -40,7 +40,7 @@ base64url_decode(const char *text, size_t len, char *out, size_t *len_out)
 {
 	size_t n = len;
 
-	/* Optional, but when it is there it has to be the right one. */
+	/* Padding is optional, but wrong padding is an error. */
 	if (len % 4 == 0)
 		n -= base64_padding(text, len);
 	return base64_decode_digits(text, n, "-_", out, len_out);
@@ -54,7 +54,7 @@ base64_encode(const void *data, size_t len, char *out)
 	    (const unsigned char *)data, (int)len);
 }
 
-/* The number of "=" that end the last group of four. */
+/* Returns the number of "=" at the end of the last group of four. */
 static size_t
 base64_padding(const char *text, size_t len)
 {
@@ -63,7 +63,7 @@ base64_padding(const char *text, size_t len)
 	return text[len - 2] == '=' ? 2 : 1;
 }
 
-/* Decodes n digits, padding off. extra: the digits 62 and 63. */
+/* Decodes n digits without padding. extra: the digits 62 and 63. */
 static bool
 base64_decode_digits(const char *text, size_t n, const char *extra, char *out,
     size_t *len_out)
@@ -89,7 +89,7 @@ base64_decode_digits(const char *text, size_t n, const char *extra, char *out,
 static bool
 base64_digits_valid(const char *text, size_t n, const char *extra)
 {
-	/* The bits of the last digit that belong to no octet. */
+	/* The last digit may have bits that belong to no octet. */
 	static const int stray[4] = {0, 0, 0x0f, 0x03};
 
 	if (n % 4 == 1)
@@ -114,8 +114,8 @@ base64_digit(char c, const char *extra)
 	return c == extra[1] ? 63 : -1;
 }
 
-/* Copies digits in the standard alphabet; a short last group is filled with
- * zeros, whose octets end up behind the result. */
+/* Copies digits in the standard alphabet. Fills a short last group with zeros;
+ * their octets come after the result. */
 static void
 base64_to_standard(const char *text, size_t n, const char *extra, char *out)
 {

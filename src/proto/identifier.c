@@ -1,8 +1,8 @@
-/* identifier.c: the key that is looked up.
+/* identifier.c: makes the routing key.
  *
- * The name ends up in store queries, URLs, log lines and cache keys, so what
- * could break out of any of them is refused before anything else happens to
- * it: also in the suffix that is cut off, which a backend will still see. */
+ * The name goes into store queries, URLs, log lines and cache keys. So
+ * characters that could break out of any of them are refused first, also in the
+ * suffix that is removed, because the backend still gets it. */
 
 #include "proto/identifier.h"
 
@@ -58,7 +58,7 @@ identifier_octets_good(const char *name, size_t len)
 	return true;
 }
 
-/* The length of what stands before the first separator, whichever it is. */
+/* Returns the length of the part before the first separator. */
 static size_t
 identifier_cut(const struct identifier_rules *rules, const char *name,
     size_t len)
@@ -67,7 +67,7 @@ identifier_cut(const struct identifier_rules *rules, const char *name,
 		const char *sep = rules->separators[i];
 		const char *at = memmem(name, len, sep, strlen(sep));
 
-		/* An empty one would be found everywhere. */
+		/* An empty separator would match everywhere. */
 		if (at != NULL && sep[0] != '\0')
 			len = (size_t)(at - name);
 	}
@@ -85,7 +85,7 @@ identifier_append(char *out, size_t *len, const char *s, size_t n)
 	return true;
 }
 
-/* To a bare name only; "" is no domain. */
+/* Appends only to a name without "@"; "" means no domain. */
 static bool
 identifier_append_domain(char *out, size_t *len, const char *domain)
 {
@@ -95,7 +95,7 @@ identifier_append_domain(char *out, size_t *len, const char *domain)
 	    identifier_append(out, len, domain, strlen(domain));
 }
 
-/* Not tolower(3): a locale must not change who is looked up. */
+/* Not tolower(3): a locale must not change the key. */
 static void
 identifier_lower(char *s, size_t len)
 {

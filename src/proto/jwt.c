@@ -1,8 +1,8 @@
-/* jwt.c: whom a bearer token speaks of.
+/* jwt.c: reads the account from a bearer token.
  *
- * The token is a stranger's text until a backend has validated it: its size
- * and depth are known before jansson, which recurses, sees it, and all that it
- * can do is to choose where its own login attempt is sent. */
+ * The token is untrusted until a backend has validated it. So its size and depth
+ * are checked before jansson, which recurses, parses it. A forged token can only
+ * choose the backend of its own login attempt. */
 
 #include "proto/jwt.h"
 
@@ -13,7 +13,7 @@
 #include "platform/secret.h"
 #include "proto/base64.h"
 
-#define JWT_TOKEN_MAX 65536 /* no longer line is read anyway */
+#define JWT_TOKEN_MAX 65536 /* the longest line that is read */
 #define JWT_DEPTH_MAX 8
 
 static void jwt_wipe_jansson(void) __attribute__((constructor));
@@ -29,9 +29,10 @@ static bool jwt_claim(const json_t *claims, const char *name, char *out,
 static bool jwt_take_address(const char *s, size_t len, char *out, size_t size);
 static bool jwt_address_good(const char *s, size_t len);
 
-/* jansson frees its copies of the claims as they are. It can be told otherwise
- * for the whole process only, and not while threads use it: so before main().
- * Memory from malloc(3) may be given to secret_free() and the other way. */
+/* By default jansson frees its copies of the claims without wiping them. This
+ * can be changed only for the whole process and not while threads use jansson,
+ * so it is changed before main(). secret_free() accepts memory from malloc(3),
+ * and free(3) accepts memory from secret_malloc(). */
 static void
 jwt_wipe_jansson(void)
 {
@@ -111,11 +112,11 @@ jwt_claims_account(const char *json, size_t len, const char *first_claim,
 
 	if (!jwt_depth_good(json, len))
 		return false;
-	/* A name twice is no fault of the login: the last one counts. */
+	/* A duplicate name does not fail the login: the last one counts. */
 	claims = json_loadb(json, len, 0, NULL);
 	if (claims == NULL)
 		return false;
-	/* Of an array or a number json_object_get() makes NULL. */
+	/* json_object_get() returns NULL for an array or a number. */
 	found =
 	    first_claim[0] != '\0' && jwt_claim(claims, first_claim, out, size);
 	for (size_t i = 0; i < ARRAY_LEN(usual) && !found; i++)
@@ -124,8 +125,8 @@ jwt_claims_account(const char *json, size_t len, const char *first_claim,
 	return found;
 }
 
-/* Counts brackets outside strings. As long as the text is JSON that is its
- * depth; where it stops being JSON the parser stops as well. */
+/* Counts brackets outside strings. While the text is JSON this is its depth;
+ * where it stops being JSON, the parser stops as well. */
 static bool
 jwt_depth_good(const char *json, size_t len)
 {

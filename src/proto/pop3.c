@@ -1,8 +1,8 @@
-/* pop3.c: POP3 as bytes.
+/* pop3.c: parses and formats POP3.
  *
- * Nothing is trimmed, folded or repaired on the way: a password keeps its
- * spaces, and what is passed on is what came in. A NUL, or a CR or LF inside a
- * line, would be read differently by the next server, so it is refused. */
+ * Nothing is trimmed, folded or repaired: a password keeps its spaces, and text
+ * is passed on unchanged. The next server could read a NUL, or a CR or LF inside
+ * a line, differently, so they are refused. */
 
 #include "proto/pop3.h"
 
@@ -38,8 +38,8 @@ static const struct {
     {"LANG", POP3_TRANSACTION},
 };
 
-/* A browser can be made to send these to any port, with a body of the
- * attacker's choice behind them. */
+/* An attacker can make a browser send these to any port, followed by a body of
+ * the attacker's choice. */
 static const char *const pop3_http_methods[] = {"GET ", "POST ", "HEAD ",
     "PUT ", "DELETE ", "OPTIONS ", "CONNECT ", "TRACE ", "PATCH ", "PRI "};
 
@@ -94,7 +94,8 @@ pop3_command_parse(const char *line, size_t len, struct pop3_command *out)
 	return true;
 }
 
-/* No octet that could end the line or the string for somebody else. */
+/* Returns true if no octet could end the line or the string for another
+ * reader. */
 static bool
 pop3_line_whole(const char *line, size_t len)
 {
@@ -131,7 +132,7 @@ pop3_is_http(const char *line, size_t len)
 	return false;
 }
 
-/* The length of what stands before the first space. */
+/* Returns the length of the part before the first space. */
 static size_t
 pop3_word(const char *s, size_t len)
 {
@@ -217,7 +218,7 @@ pop3_reply_parse(const char *line, size_t len, struct pop3_reply *out)
 		out->code = pop3_code_parse(out->text, out->text_len);
 }
 
-/* "[LEVEL/LEVEL...]" right at the start; the first level decides. */
+/* Parses "[LEVEL/LEVEL...]" at the start; the first level decides. */
 static enum pop3_code
 pop3_code_parse(const char *text, size_t len)
 {
@@ -262,7 +263,7 @@ pop3_greeting_offers_xclient(const struct pop3_reply *greeting)
 			word++;
 			n -= 2;
 		}
-		/* In this case only: a server's name may hold the word. */
+		/* Upper case only: a server's name may contain the word. */
 		if (n == strlen("XCLIENT") && memcmp(word, "XCLIENT", n) == 0)
 			return true;
 	}
@@ -358,7 +359,7 @@ pop3_auth_list_format(const enum sasl_mechanism *sasl, size_t n)
 	return pop3_text_done(f, &text);
 }
 
-/* The stream sets *text when it is closed, in part when memory ran out. */
+/* The stream sets *text when it is closed, possibly cut if memory is short. */
 static char *
 pop3_text_done(FILE *f, char **text)
 {

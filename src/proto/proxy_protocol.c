@@ -1,8 +1,7 @@
 /* proxy_protocol.c: PROXY headers in both versions.
  *
- * A header decides who the client is, so one that could be read in two ways is
- * refused as a whole: nothing of it is believed. Who may send one is not
- * decided here. */
+ * A header sets the client's address, so an ambiguous header is refused as a
+ * whole. The caller decides who may send one. */
 
 #include "proto/proxy_protocol.h"
 
@@ -34,8 +33,8 @@ enum {
 };
 #define PROXY_CLIENT_SSL 0x01
 
-/* Octets of both addresses and ports, by family: UNSPEC (nothing in it is
- * defined), AF_INET, AF_INET6, AF_UNIX. */
+/* The octets of both addresses and ports, by family: UNSPEC (undefined content),
+ * AF_INET, AF_INET6, AF_UNIX. */
 static const size_t proxy_address_octets[] = {0, 12, 36, 216};
 
 /* A word of a version 1 line, or the value of a TLV. */
@@ -123,7 +122,7 @@ proxy_header_parse(const uint8_t *data, size_t len, struct proxy_header *out,
 	return PROXY_NONE;
 }
 
-/* As far as both go. */
+/* Compares as far as both go. */
 static bool
 proxy_begins(const uint8_t *data, size_t len, const uint8_t *sig,
     size_t sig_len)
@@ -144,7 +143,7 @@ proxy_v1_parse(const uint8_t *data, size_t len, struct proxy_header *out,
 		*used_out = len + 1;
 		return PROXY_MORE;
 	}
-	/* The signature holds no CR, so there is an octet before the LF. */
+	/* The signature has no CR, so there is an octet before the LF. */
 	if (lf == NULL || lf[-1] != '\r')
 		return PROXY_BAD;
 	if (!proxy_v1_line_parse(data, (size_t)(lf - 1 - data), out)) {
@@ -173,7 +172,7 @@ proxy_v1_line_parse(const uint8_t *line, size_t len, struct proxy_header *out)
 		if (space == NULL)
 			break;
 		line = space + 1;
-		/* Whatever stands behind UNKNOWN is ignored (§2.1). */
+		/* The text after UNKNOWN is ignored (§2.1). */
 		if (n == 2 && proxy_is(&word[1], "UNKNOWN"))
 			break;
 	}
@@ -194,7 +193,7 @@ proxy_v1_addr(const struct proxy_slice *ip, const struct proxy_slice *port,
 	char text[ADDR_TEXT_MAX];
 	uint16_t number;
 
-	/* A NUL would end the text before its end. */
+	/* A NUL would end the text early. */
 	if (ip->len >= sizeof(text) || memchr(ip->data, '\0', ip->len) != NULL)
 		return false;
 	memcpy(text, ip->data, ip->len);
@@ -265,7 +264,7 @@ proxy_v2_block_parse(const struct proxy_slice *header, struct proxy_header *out)
 	size_t family = both >> 4, octets;
 
 	out->local = true;
-	/* A health check: its block, family included, is not looked at. */
+	/* A health check: its block, including the family, is not read. */
 	if (header->data[12] == PROXY_V2_LOCAL)
 		return true;
 	if (family >= ARRAY_LEN(proxy_address_octets) || (both & 0x0f) > 2)
@@ -303,7 +302,7 @@ proxy_v2_addr(const uint8_t *ip, const uint8_t *port, bool v6, struct addr *out)
 	}
 }
 
-/* One that we know and that comes twice could mean either. */
+/* A known TLV that occurs twice is ambiguous. */
 static bool
 proxy_tlvs_parse(const struct proxy_slice *header, size_t at,
     struct proxy_header *out)
@@ -327,7 +326,7 @@ proxy_tlvs_parse(const struct proxy_slice *header, size_t at,
 	return true;
 }
 
-/* Takes one off the front of rest; false: it overruns. */
+/* Takes one TLV off the front of rest. Returns false if it overruns. */
 static bool
 proxy_tlv_next(struct proxy_slice *rest, uint8_t *type_out,
     struct proxy_slice *value_out)
@@ -347,7 +346,7 @@ proxy_tlv_next(struct proxy_slice *rest, uint8_t *type_out,
 	return true;
 }
 
-/* What is no host name is not passed on, but its client may come in. */
+/* A text that is not a host name is not passed on, but the client is served. */
 static bool
 proxy_tlv_authority(const struct proxy_slice *header UNUSED,
     const struct proxy_slice *v, struct proxy_header *out)
@@ -385,8 +384,8 @@ proxy_tlv_ssl(const struct proxy_slice *header UNUSED,
 	return true;
 }
 
-/* Others use these two numbers as well (Google's 0xE0 is eight octets of
- * connection id), so a strange value is no reason to refuse. */
+/* Other proxies use these two numbers as well (Google's 0xE0 is a connection id
+ * of eight octets), so an unexpected value is not refused. */
 static bool
 proxy_tlv_session(const struct proxy_slice *header UNUSED,
     const struct proxy_slice *v, struct proxy_header *out)
@@ -400,14 +399,14 @@ static bool
 proxy_tlv_ttl(const struct proxy_slice *header UNUSED,
     const struct proxy_slice *v, struct proxy_header *out)
 {
-	/* 0 is said by nobody; it must not mean a budget that begins anew. */
+	/* No proxy sends 0; it must not start a new budget. */
 	if (v->len == 1)
 		out->ttl = v->data[0] > 0 ? v->data[0] : 1;
 	return true;
 }
 
-/* CRC-32C (Castagnoli) of the header with blank taken for zeros. Bit by bit: a
- * header is short, and there is one in a connection's life. */
+/* Returns the CRC-32C (Castagnoli) of the header, with blank read as zeros. It
+ * works bit by bit, because a header is short and a connection has only one. */
 static uint32_t
 proxy_crc32c(const struct proxy_slice *header, const struct proxy_slice *blank)
 {
@@ -476,7 +475,7 @@ proxy_values_good(const struct proxy_out *p)
 	    proxy_text_good(p->tls_cipher);
 }
 
-/* NULL, or printable ASCII of a sane length. */
+/* Returns true for NULL and for printable ASCII of a sane length. */
 static bool
 proxy_text_good(const char *text)
 {
@@ -510,7 +509,7 @@ proxy_put16(struct proxy_writer *w, size_t n)
 	proxy_put(w, octets, sizeof(octets));
 }
 
-/* v6: the header is AF_INET6, whatever a is. */
+/* v6: the header is AF_INET6, for any family of a. */
 static void
 proxy_put_ip(struct proxy_writer *w, const struct addr *a, bool v6)
 {
@@ -544,7 +543,7 @@ proxy_put_text(struct proxy_writer *w, uint8_t type, const char *text)
 static void
 proxy_put_ssl(struct proxy_writer *w, const struct proxy_out *p)
 {
-	/* verify is 0 for a certificate that was good; we ask for none. */
+	/* verify is 0 for a valid certificate; mailferry requests none. */
 	static const uint8_t head[PROXY_SSL_HEAD] = {
 	    PROXY_CLIENT_SSL, 0, 0, 0, 1};
 	size_t at = w->len + 1;
@@ -555,7 +554,7 @@ proxy_put_ssl(struct proxy_writer *w, const struct proxy_out *p)
 	proxy_set_length(w, at);
 }
 
-/* Fills in the two octets at "at": how much was put behind them. */
+/* Writes the length of the data after them into the two octets at "at". */
 static void
 proxy_set_length(struct proxy_writer *w, size_t at)
 {

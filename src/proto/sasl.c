@@ -1,8 +1,8 @@
 /* sasl.c: the messages of the four mechanisms.
  *
- * The frame goes to the backend as it came; here it is read to learn whose it
- * is. A frame that two readers could read differently (a NUL too many, a key
- * twice) would be routed for one account and accepted for another, so it is
+ * The frame goes to the backend unchanged; this file reads the account from it.
+ * If two readers could read a frame differently (one NUL too many, a duplicate
+ * key), it could be routed for one account and accepted for another, so it is
  * refused. */
 
 #include "proto/sasl.h"
@@ -10,8 +10,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* RFC 7628 knows seven keys. More than this is no honest frame, and the search
- * for repeated ones stays short. */
+/* RFC 7628 knows seven keys. No honest frame has more than this, and the limit
+ * keeps the search for duplicates short. */
 #define SASL_PAIRS_MAX 16
 
 #define SASL_KVSEP '\x01'
@@ -118,7 +118,7 @@ sasl_gs2_name_decode(const char *name, size_t len, char *out, size_t *len_out)
 	return sasl_gs2_decode(name, len, out, len_out);
 }
 
-/* "n,a=NAME," and the first separator; moves *frame behind it. */
+/* Parses "n,a=NAME," and the first separator; moves *frame after it. */
 static bool
 sasl_gs2_header_parse(const char **frame, const char *end,
     struct sasl_slice *authzid_out)
@@ -126,7 +126,7 @@ sasl_gs2_header_parse(const char **frame, const char *end,
 	const char *p = *frame, *comma;
 	size_t decoded_len;
 
-	/* "p=" would bind the login to a TLS channel that ends with us. */
+	/* "p=" would bind the login to a TLS channel that ends here. */
 	if (end - p < 2 || (p[0] != 'n' && p[0] != 'y') || p[1] != ',')
 		return false;
 	p += 2;
@@ -143,7 +143,7 @@ sasl_gs2_header_parse(const char **frame, const char *end,
 	    &decoded_len);
 }
 
-/* out NULL: only checks. */
+/* Only checks if out is NULL. */
 static bool
 sasl_gs2_decode(const char *name, size_t len, char *out, size_t *len_out)
 {
@@ -169,7 +169,7 @@ sasl_gs2_decode(const char *name, size_t len, char *out, size_t *len_out)
 	return true;
 }
 
-/* *(key "=" value kvsep) kvsep, and nothing behind it. */
+/* Parses *(key "=" value kvsep) kvsep, and nothing after it. */
 static bool
 sasl_pairs_parse(const char *frame, const char *end, struct sasl_pairs *pairs)
 {
@@ -205,7 +205,8 @@ sasl_pair_add(struct sasl_pairs *pairs, const char *start, const char *end)
 	return true;
 }
 
-/* Letters, and not seen yet: in no case, as the backend may not mind it. */
+/* Returns true for letters that are not a key seen before, in any case, because
+ * the backend may ignore the case. */
 static bool
 sasl_key_good(const struct sasl_pairs *pairs, const char *key, size_t len)
 {
@@ -230,7 +231,7 @@ sasl_pair_find(const struct sasl_pairs *pairs, const char *key)
 	return NULL;
 }
 
-/* "Bearer" 1*SP token (RFC 6750). */
+/* Parses "Bearer" 1*SP token (RFC 6750). */
 static bool
 sasl_token_parse(const struct sasl_slice *auth, struct sasl_bearer *out)
 {

@@ -1,10 +1,10 @@
 /* sasl_exchange.c: PLAIN, LOGIN, OAUTHBEARER and XOAUTH2 from the server's
  * side.
  *
- * LOGIN is conducted here and becomes a PLAIN frame, so that only one kind of
- * password login exists behind this file. A bearer frame is read to learn
- * whose it is, and kept in the client's own base64, for the backend judges it
- * byte for byte. */
+ * LOGIN becomes a PLAIN frame here, so that the rest of the program knows only
+ * one kind of password login. The account is read from a bearer frame, and the
+ * frame is kept in the client's own base64, because the backend checks every
+ * byte. */
 
 #include "proto/sasl_exchange.h"
 
@@ -172,7 +172,7 @@ sasl_exchange_malformed(struct sasl_exchange *x, const char *why,
 	return SASL_STEP_MALFORMED;
 }
 
-/* line: frame's base64, as it came. frame may be moved away. */
+/* line: the base64 of frame, unchanged. Moves frame away if it is used. */
 static enum sasl_step
 sasl_exchange_message(struct sasl_exchange *x, const char *line, size_t len,
     struct secret *frame, struct sasl_outcome *out)
@@ -256,7 +256,8 @@ sasl_exchange_bearer(struct sasl_exchange *x, const char *line, size_t len,
 	return SASL_STEP_DONE;
 }
 
-/* False: no memory. A frame that names nobody leaves *name_out empty. */
+/* Returns false if memory is short. Leaves *name_out empty if the frame names
+ * nobody. */
 static bool
 sasl_bearer_name(enum sasl_mechanism mech, const struct sasl_bearer *bearer,
     struct secret *name_out)
@@ -282,7 +283,7 @@ sasl_decode(const char *line, size_t len, struct secret *frame)
 
 	if (!base64_decode(line, len, frame->data, &decoded))
 		return false;
-	/* What padding left behind the end is wiped before it is forgotten. */
+	/* Wipe the octets that padding left after the end. */
 	secret_wipe(frame->data + decoded, frame->len - decoded);
 	frame->len = decoded;
 	return true;

@@ -1,8 +1,8 @@
-/* xclient.c: one line that says whom the proxy speaks for.
+/* xclient.c: one line that describes the proxy's client.
  *
- * Every value is printed from a type or checked against its alphabet here, on
- * the way in and again on the way out. nginx once passed a name from the DNS
- * on, with the CR LF that its owner had put into it (CVE-2026-28753). */
+ * Every value is printed from a type, or checked against its alphabet both when
+ * it is parsed and when it is formatted. nginx once passed on a name from the
+ * DNS with the CR LF that its owner had put into it (CVE-2026-28753). */
 
 #include "proto/xclient.h"
 
@@ -22,7 +22,7 @@ struct xclient_line {
 	bool full;
 };
 
-/* Where a parsed line goes; the ports wait for their addresses. */
+/* The values of a parsed line; the ports wait for their addresses. */
 struct xclient_parse {
 	struct xclient *x;
 	uint16_t port, dest_port;
@@ -131,7 +131,7 @@ xclient_put(struct xclient_line *line, const char *fmt, ...)
 		line->len += (size_t)n;
 }
 
-/* Dovecot refuses PORT=0, which is no port anyway. */
+/* Dovecot refuses PORT=0, which is not a port anyway. */
 static void
 xclient_put_addr(struct xclient_line *line, const char *prefix,
     const struct addr *a, bool has_port)
@@ -238,7 +238,7 @@ xclient_set_dest_port(struct xclient_parse *p, const struct xclient_value *v)
 static bool
 xclient_set_session(struct xclient_parse *p, const struct xclient_value *v)
 {
-	/* Dovecot's own are base64: its proxy shall get in nevertheless. */
+	/* The ids of Dovecot's proxy are base64; accept its line anyway. */
 	if (!xclient_session_valid(v->data, v->len))
 		return xclient_session_foreign(v->data, v->len);
 	memcpy(p->x->session, v->data, v->len);
@@ -279,7 +279,7 @@ xclient_set_dest_name(struct xclient_parse *p, const struct xclient_value *v)
 	return true;
 }
 
-/* "ADDRESS", "[ADDRESS]" or "IPV6:ADDRESS". */
+/* Parses "ADDRESS", "[ADDRESS]" or "IPV6:ADDRESS". */
 static bool
 xclient_addr_parse(const struct xclient_value *v, struct addr *out)
 {
@@ -297,7 +297,7 @@ xclient_addr_parse(const struct xclient_value *v, struct addr *out)
 		s++;
 		len -= 2;
 	}
-	/* A NUL would end the text before its end. */
+	/* A NUL would end the text early. */
 	if (len == 0 || len >= sizeof(text) || memchr(s, '\0', len) != NULL)
 		return false;
 	memcpy(text, s, len);
@@ -307,7 +307,7 @@ xclient_addr_parse(const struct xclient_value *v, struct addr *out)
 	return addr_parse_ip(text, out);
 }
 
-/* Digits only, five at most. */
+/* Parses digits only, five at most. */
 static bool
 xclient_number_parse(const struct xclient_value *v, unsigned long min,
     unsigned long max, unsigned long *out)
@@ -335,7 +335,8 @@ xclient_session_valid(const char *s, size_t len)
 	return len > 0 && len <= XCLIENT_SESSION_MAX;
 }
 
-/* Somebody else's idea of a session id: harmless, but not passed on. */
+/* Returns true for another proxy's form of a session id, which is harmless but
+ * not passed on. */
 static bool
 xclient_session_foreign(const char *s, size_t len)
 {
