@@ -98,6 +98,11 @@ struct store_call *store_fail(const struct store_request *rq, const char *text);
 /* A name or an address that does not leave this host. */
 bool store_is_loopback(const char *host);
 
+/* Questions of one worker that wait for an answer; a store so far behind is of
+ * no use, and the next one fails at once. */
+#define STORE_WAITING_MAX 4096
+#define STORE_TOO_MANY "too many questions wait for an answer"
+
 /* Connections that each worker may have: its part of pool_size. */
 size_t store_share(unsigned pool_size, size_t n_workers);
 

@@ -22,6 +22,7 @@
 #include "health.h"
 
 #define HTTP_BODY_MAX 4096 /* a name, or a small JSON object */
+#define HTTP_SPARE_MAX 64 /* handles that are kept after a flood */
 #define HTTP_WORD "%u" /* what the identifier replaces */
 
 /* A struct store_call of ours; kept for the next request when it is over. */
@@ -42,6 +43,7 @@ struct store {
 	CURLM *multi;
 	struct event *timer;
 	struct http_call *calls, *spare;
+	size_t n_calls, n_spare;
 	struct store_health health;
 	uint64_t answered; /* when anything was, last */
 };
@@ -184,6 +186,8 @@ store_http_call(struct store *st, const struct store_request *rq)
 		return store_fail(rq, "read-only: it is a web service");
 	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
+	if (st->n_calls >= STORE_WAITING_MAX)
+		return store_fail(rq, STORE_TOO_MANY);
 	if (!http_start(st))
 		return store_fail(rq, "out of memory");
 	call = http_call_new(st);
@@ -270,6 +274,7 @@ http_call_new(struct store *st)
 
 	if (call != NULL) {
 		DL_DELETE(st->spare, call);
+		st->n_spare--;
 	} else {
 		call = calloc(1, sizeof(*call));
 		if (call == NULL)
@@ -282,6 +287,7 @@ http_call_new(struct store *st)
 	}
 	call->len = 0;
 	DL_APPEND(st->calls, call);
+	st->n_calls++;
 	return call;
 }
 
@@ -320,7 +326,13 @@ http_call_over(struct http_call *call)
 	struct store *st = call->st;
 
 	DL_DELETE(st->calls, call);
+	st->n_calls--;
+	if (st->n_spare >= HTTP_SPARE_MAX) {
+		http_call_free(call);
+		return;
+	}
 	DL_APPEND(st->spare, call);
+	st->n_spare++;
 }
 
 static void

@@ -26,6 +26,7 @@ struct store_pool {
 	uint64_t connect_ms;
 	struct store_conn *conns;
 	struct store_call *waiting;
+	size_t n_waiting;
 	uint64_t answered; /* when anything was, last */
 	struct store_health health; /* paused: no connection is opened */
 	uint64_t crowded; /* until then there is no use in one more */
@@ -38,6 +39,7 @@ static struct store_conn *pool_idle(struct store_pool *pool);
 static bool pool_opening(const struct store_pool *pool);
 static void pool_open(struct store_pool *pool);
 static void pool_no_more(struct store_pool *pool, const char *reason);
+static void pool_unqueue(struct store_call *call);
 static void pool_fail_waiting(struct store_pool *pool);
 static void pool_close(struct store_conn *c);
 static void pool_close_idle(struct store_pool *pool);
@@ -101,6 +103,8 @@ store_pool_call(struct store_pool *pool, const struct store_request *rq)
 
 	if (!store_health_may_ask(&pool->health, pool->connect_ms))
 		return store_fail(rq, pool->health.reason);
+	if (pool->n_waiting >= STORE_WAITING_MAX)
+		return store_fail(rq, STORE_TOO_MANY);
 	call = calloc(1, sizeof(*call) + key + name);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");
@@ -114,6 +118,7 @@ store_pool_call(struct store_pool *pool, const struct store_request *rq)
 		call->destination = call->key + key;
 	}
 	DL_APPEND(pool->waiting, call);
+	pool->n_waiting++;
 	pool->calling = call;
 	pool_feed(pool);
 	call = pool->calling;
@@ -129,7 +134,7 @@ store_pool_cancel(struct store_call *call)
 	struct store_conn *c = call->conn;
 
 	if (c == NULL) {
-		DL_DELETE(pool->waiting, call);
+		pool_unqueue(call);
 		free(call);
 		return;
 	}
@@ -159,7 +164,7 @@ pool_feed(struct store_pool *pool)
 		if (c == NULL)
 			break;
 		call = pool->waiting;
-		DL_DELETE(pool->waiting, call);
+		pool_unqueue(call);
 		call->conn = c;
 		call->asked = clock_ms();
 		c->call = call;
@@ -296,10 +301,18 @@ store_conn_lost(struct store_conn *c, const char *reason)
 		call->again = true;
 		call->conn = NULL;
 		DL_PREPEND(pool->waiting, call);
+		pool->n_waiting++;
 	} else if (call != NULL) {
 		pool_done(call, STORE_FAILED, why);
 	}
 	pool_feed(pool);
+}
+
+static void
+pool_unqueue(struct store_call *call)
+{
+	DL_DELETE(call->pool->waiting, call);
+	call->pool->n_waiting--;
 }
 
 static void
@@ -308,7 +321,7 @@ pool_fail_waiting(struct store_pool *pool)
 	struct store_call *call;
 
 	while ((call = pool->waiting) != NULL) {
-		DL_DELETE(pool->waiting, call);
+		pool_unqueue(call);
 		pool_done(call, STORE_FAILED, pool->health.reason);
 	}
 }

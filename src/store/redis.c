@@ -26,7 +26,6 @@
 #include "health.h"
 
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
-#define REDIS_CALLS_MAX 10000 /* at a time; a server so far behind is no use */
 
 /* A struct store_call of ours. */
 struct redis_call {
@@ -157,8 +156,8 @@ store_redis_call(struct store *st, const struct store_request *rq)
 	if (!store_health_may_ask(&st->health, st->m->lookup_timeout))
 		return store_fail(rq, st->health.reason);
 	/* Those that were given up stay until they are answered. */
-	if (st->n_calls >= REDIS_CALLS_MAX)
-		return store_fail(rq, "too many questions wait for an answer");
+	if (st->n_calls >= STORE_WAITING_MAX)
+		return store_fail(rq, STORE_TOO_MANY);
 	call = redis_call_new(st, rq);
 	if (call == NULL)
 		return store_fail(rq, "out of memory");

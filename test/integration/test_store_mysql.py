@@ -60,6 +60,26 @@ class Answers(SqlAnswers, MysqlCase):
             self.assertIn(self.reply(d, name)[:6], ("+OK le", "-ERR ["))
         self.assertRoute(d, "alice", "new")
 
+    def test_names_that_the_table_cannot_hold(self):
+        """A table of another character set, and a strict collation: nobody in
+        it is called so"""
+        self.p.sql("CREATE OR REPLACE TABLE narrow (identifier VARCHAR(255) "
+                   "CHARACTER SET latin1 COLLATE latin1_bin PRIMARY KEY, "
+                   "destination VARCHAR(64)); "
+                   "INSERT INTO narrow VALUES ('alice', 'new')")
+        for query in (
+                QUERY.replace("routes", "narrow"),
+                QUERY.replace("routes", "narrow").replace(
+                    "?", "CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin"),
+                QUERY.replace("?", "CONVERT(? USING ascii)"),
+                QUERY + " COLLATE utf8mb4_unicode_ci"):
+            d = self.serve(self.p, {"query": query})
+            for name in ("\u65e5\u672c", "\u0416", "\U0001f600"):
+                name = name.encode().decode("latin-1")
+                self.assertRoute(d, name, "legacy")
+            self.assertEqual(self.records(d, "the store cannot say"), [])
+            d.stop()
+
     def test_tls(self):
         """ssl-mode=verify: chain and name, before the password is sent"""
         self.p.routes({"alice": "new"})

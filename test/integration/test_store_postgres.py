@@ -65,6 +65,20 @@ class Answers(SqlAnswers, PostgresCase):
         self.assertRoute(d, "j\xfcrgen", "legacy")
         self.assertRoute(d, "\xff", "legacy")
 
+    def test_names_that_the_database_cannot_hold(self):
+        """A database of another encoding: nobody in it is called so"""
+        self.p.sql("CREATE DATABASE narrow ENCODING 'LATIN1' LOCALE 'C' "
+                   "TEMPLATE template0")
+        self.p.sql(SCHEMA + "; INSERT INTO routes VALUES ('alice', 'new')",
+                   "narrow")
+        d = self.serve(self.p, {
+            "url": f"postgres://postgres@127.0.0.1:{self.p.port}/narrow"})
+        self.assertRoute(d, "alice", "new")
+        for name in ("\u65e5\u672c", "\u0416", "\U0001f600"):
+            name = name.encode().decode("latin-1")
+            self.assertRoute(d, name, "legacy")
+        self.assertEqual(self.records(d, "the store cannot say"), [])
+
     def test_tls(self):
         """TLS parameters in the URL"""
         self.p.routes({"alice": "new"})

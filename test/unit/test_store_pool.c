@@ -435,6 +435,29 @@ START_TEST(who_waits_may_go)
 }
 END_TEST
 
+START_TEST(a_flood_fails_beyond_the_bound)
+{
+	static struct asker many[STORE_WAITING_MAX];
+	static struct store_call *calls[STORE_WAITING_MAX];
+	struct asker late;
+
+	for (size_t i = 0; i < STORE_WAITING_MAX; i++)
+		calls[i] = ask(&many[i], "a");
+	ck_assert_ptr_null(ask(&late, "late"));
+	ck_assert_int_eq(late.calls, 1);
+	ck_assert_int_eq(late.result, STORE_FAILED);
+	ck_assert_str_eq(late.text, "too many questions wait for an answer");
+	/* Each that goes makes room for one. */
+	store_pool_cancel(calls[7]);
+	ck_assert_ptr_nonnull(ask(&late, "late"));
+	ck_assert_ptr_null(ask(&many[7], "a"));
+	store_conn_ready(&conns[0]->conn);
+	answer(0, "x");
+	ck_assert_int_eq(many[0].calls, 1);
+	ck_assert_ptr_nonnull(ask(&many[0], "a"));
+}
+END_TEST
+
 START_TEST(a_connection_has_to_get_ready_in_time)
 {
 	struct asker a;
@@ -485,6 +508,7 @@ main(void)
 	tcase_add_test(tc,
 	    a_request_that_takes_too_long_takes_its_connection_along);
 	tcase_add_test(tc, who_waits_may_go);
+	tcase_add_test(tc, a_flood_fails_beyond_the_bound);
 	tcase_add_test(tc, a_connection_has_to_get_ready_in_time);
 	tcase_add_test(tc, requests_under_way_go_with_the_pool);
 	suite_add_tcase(suite, tc);
