@@ -121,10 +121,11 @@ tls_trust_store(struct tls_trust *t, const struct config_destination *d,
 		ok = X509_STORE_load_file(t->store, d->tls_ca_file);
 	else
 		ok = X509_STORE_set_default_paths(t->store);
+	if (ok != 1 && d->tls_ca_file[0] != '\0')
+		return tls_common_not_pem(d->tls_ca_file, "CA certificate",
+			   err) == 0;
 	if (ok != 1) {
-		err_set_ssl(err, "cannot read CA certificates from %s",
-		    d->tls_ca_file[0] != '\0' ? d->tls_ca_file
-					      : "the system's store");
+		err_set_ssl(err, "cannot read the system's CA certificates");
 		return false;
 	}
 	ERR_clear_error();

@@ -29,4 +29,8 @@ int tls_common_load_cert(const char *path, X509 **leaf_out,
 int tls_common_load_key(const char *path, EVP_PKEY **key_out,
     struct err *err) MUST_CHECK;
 
+/* Says why there is no such thing (what) in a file: another format, nothing of
+ * the kind, or what is in OpenSSL's error queue. Always -1. */
+int tls_common_not_pem(const char *path, const char *what, struct err *err);
+
 #endif

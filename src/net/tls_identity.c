@@ -73,6 +73,9 @@ static bool tls_pair_load(const struct config *cfg,
     struct config_problems *problems);
 static void tls_pair_dates(const struct config *cfg, const char *key,
     const X509 *cert, struct config_problems *problems);
+static int tls_pair_find(const struct tls_pair *pair);
+static void tls_pair_order(const struct config *cfg, const char *key,
+    const struct tls_pair *pair, struct config_problems *problems);
 static void tls_pair_key(const struct config_certificate *c, const char *which,
     size_t i, char *out, size_t size);
 static bool tls_pair_self_signed(struct tls_pair *pair, const char *host);
@@ -402,6 +405,7 @@ tls_pair_load(const struct config *cfg, const struct config_certificate *c,
 	char cert_key[256], key_key[256];
 	struct err err;
 	bool ok = true;
+	int at;
 
 	tls_pair_key(c, "cert", i, cert_key, sizeof(cert_key));
 	tls_pair_key(c, "key", i, key_key, sizeof(key_key));
@@ -417,13 +421,56 @@ tls_pair_load(const struct config *cfg, const struct config_certificate *c,
 	if (!ok)
 		return false;
 	if (X509_check_private_key(pair->cert, pair->key) != 1) {
+		at = tls_pair_find(pair);
 		ERR_clear_error();
-		config_problem(cfg, problems, key_key,
-		    "does not belong to the certificate in %s", c->cert[i]);
+		if (at > 0)
+			config_problem(cfg, problems, cert_key,
+			    "the key belongs to certificate %d in the file; "
+			    "expected that one first, then its issuer",
+			    at);
+		else
+			config_problem(cfg, problems, key_key,
+			    "does not belong to the certificate in %s",
+			    c->cert[i]);
 		return false;
 	}
 	tls_pair_dates(cfg, cert_key, pair->cert, problems);
+	tls_pair_order(cfg, cert_key, pair, problems);
 	return true;
+}
+
+/* Which certificate of the file, from 1, has the key; 0: none behind the
+ * first. */
+static int
+tls_pair_find(const struct tls_pair *pair)
+{
+	for (int i = 0; i < sk_X509_num(pair->chain); i++)
+		if (X509_check_private_key(sk_X509_value(pair->chain, i),
+			pair->key) == 1)
+			return i + 2;
+	return 0;
+}
+
+/* Many clients sort a chain themselves, but not all. */
+static void
+tls_pair_order(const struct config *cfg, const char *key,
+    const struct tls_pair *pair, struct config_problems *problems)
+{
+	X509 *below = pair->cert;
+
+	for (int i = 0; i < sk_X509_num(pair->chain); i++) {
+		X509 *x = sk_X509_value(pair->chain, i);
+
+		if (X509_check_issued(x, below) != X509_V_OK) {
+			config_warning(cfg, problems, key,
+			    "certificate %d in the file is not the issuer of "
+			    "the one before it; expected the chain in order",
+			    i + 2);
+			break;
+		}
+		below = x;
+	}
+	ERR_clear_error();
 }
 
 static void

@@ -1,6 +1,7 @@
 /* test_tls.c: both sides of TLS against each other, over memory. */
 
 #include <check.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
 #include <openssl/x509v3.h>
 
 #include "platform/clock.h"
@@ -80,16 +82,13 @@ setup(void)
 static void
 teardown(void)
 {
-	static const char *const names[] = {"one", "two", "old", "rsa", "soon"};
-	char path[128];
+	struct dirent *e;
+	DIR *d = opendir(dir);
 
 	config_problems_clear(&problems);
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		snprintf(path, sizeof(path), "%s/%s.pem", dir, names[i]);
-		unlink(path);
-		snprintf(path, sizeof(path), "%s/%s.key", dir, names[i]);
-		unlink(path);
-	}
+	while ((e = readdir(d)) != NULL)
+		unlinkat(dirfd(d), e->d_name, 0);
+	closedir(d);
 	rmdir(dir);
 }
 
@@ -872,6 +871,125 @@ START_TEST(what_cannot_be_loaded_is_a_problem_at_its_key)
 }
 END_TEST
 
+static FILE *
+open_file(const char *name, const char *mode)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	f = fopen(path, mode);
+	ck_assert_ptr_nonnull(f);
+	return f;
+}
+
+/* one's certificate and key in the forms that people have them in. */
+static void
+make_forms(void)
+{
+	static const char *const chain[] = {"two.pem", "one.pem"};
+	FILE *f = open_file("one.pem", "r");
+	X509 *x = PEM_read_X509(f, NULL, NULL, NULL);
+	EVP_PKEY *key;
+	PKCS12 *p12;
+	unsigned char password[] = "x";
+	char text[4096];
+
+	fclose(f);
+	f = open_file("one.key", "r");
+	key = PEM_read_PrivateKey(f, NULL, NULL, NULL);
+	fclose(f);
+	f = open_file("cert.der", "w");
+	ck_assert_int_eq(i2d_X509_fp(f, x), 1);
+	fclose(f);
+	f = open_file("key.der", "w");
+	ck_assert_int_eq(i2d_PrivateKey_fp(f, key), 1);
+	fclose(f);
+	f = open_file("both.p12", "w");
+	p12 = PKCS12_create("x", "one", key, x, NULL, 0, 0, 0, 0, 0);
+	ck_assert_int_eq(i2d_PKCS12_fp(f, p12), 1);
+	fclose(f);
+	f = open_file("locked.key", "w");
+	ck_assert_int_eq(PEM_write_PrivateKey(f, key, EVP_aes_128_cbc(),
+			     password, 1, NULL, NULL),
+	    1);
+	fclose(f);
+	f = open_file("empty.pem", "w");
+	fclose(f);
+	for (size_t i = 0; i < ARRAY_LEN(chain); i++) {
+		FILE *from = open_file(chain[i], "r");
+		size_t n = fread(text, 1, sizeof(text), from);
+
+		fclose(from);
+		f = open_file("chain.pem", i == 0 ? "w" : "a");
+		ck_assert_uint_eq(fwrite(text, 1, n, f), n);
+		fclose(f);
+	}
+	PKCS12_free(p12);
+	X509_free(x);
+	EVP_PKEY_free(key);
+}
+
+START_TEST(a_file_of_another_form_says_what_cures_it)
+{
+	static const struct {
+		const char *cert, *key, *error, *warning;
+	} rows[] = {
+	    {"one.pem", "one.key", NULL, NULL},
+	    {"cert.der", "one.key", "/cert.der is DER; expected PEM, as ",
+		NULL},
+	    {"one.pem", "key.der", "/key.der is DER; expected PEM, as ", NULL},
+	    {"both.p12", "one.key", "/both.p12 is PKCS#12; expected PEM, as ",
+		NULL},
+	    {"one.pem", "both.p12", "/both.p12 is PKCS#12; expected PEM, as ",
+		NULL},
+	    {"one.pem", "locked.key", "/locked.key is encrypted; expected one ",
+		NULL},
+	    {"one.key", "one.key", "there is no certificate in ", NULL},
+	    {"one.pem", "one.pem", "there is no private key in ", NULL},
+	    {"empty.pem", "one.key", "cannot read a certificate from ", NULL},
+	    {"nothing.pem", "one.key", "No such file or directory", NULL},
+	    {"chain.pem", "one.key", "the key belongs to certificate 2 in ",
+		NULL},
+	    {"chain.pem", "two.key", NULL, "certificate 2 in the file is not "},
+	};
+
+	make_forms();
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct config_certificate *c;
+		struct tls_identity_set *ids;
+		char cert[128], key[128], *was[2];
+		struct config *cfg;
+
+		config_problems_clear(&problems);
+		cfg = make_config("one", "tls_allow_invalid_certs: true");
+		c = &cfg->tls.certificate[0];
+		was[0] = c->cert[0];
+		was[1] = c->key[0];
+		snprintf(cert, sizeof(cert), "%s/%s", dir, rows[i].cert);
+		snprintf(key, sizeof(key), "%s/%s", dir, rows[i].key);
+		c->cert[0] = cert;
+		c->key[0] = key;
+		config_problems_clear(&problems);
+		ids = tls_identities_load(cfg, &problems);
+		c->cert[0] = was[0];
+		c->key[0] = was[1];
+		ck_assert_uint_eq(problems.n_error, rows[i].error != NULL);
+		if (rows[i].error != NULL)
+			ck_assert_msg(strstr(problems.error[0],
+					  rows[i].error) != NULL,
+			    "%s", problems.error[0]);
+		ck_assert_uint_eq(problems.n_warning, rows[i].warning != NULL);
+		if (rows[i].warning != NULL)
+			ck_assert_msg(strstr(problems.warning[0],
+					  rows[i].warning) != NULL,
+			    "%s", problems.warning[0]);
+		tls_identities_free(&ids);
+		config_free(&cfg);
+	}
+}
+END_TEST
+
 int
 main(void)
 {
@@ -904,6 +1022,7 @@ main(void)
 	tcase_add_test(tc, two_certificates_of_one_type_are_a_problem);
 	tcase_add_test(tc, a_ticket_outlives_one_rotation_and_not_two);
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
+	tcase_add_test(tc, a_file_of_another_form_says_what_cures_it);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
