@@ -25,6 +25,9 @@ struct tls_trust *tls_trust_load(const struct config *cfg, size_t destination,
     struct config_problems *problems);
 void tls_trust_free(struct tls_trust **trust);
 
+/* For tests: whether both trust the very same CAs, read once. */
+bool tls_trust_same(const struct tls_trust *a, const struct tls_trust *b);
+
 /* One destination as one worker sees it: a context and its cached sessions.
  * dest and trust are borrowed for its life. */
 struct tls_client;

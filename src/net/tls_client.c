@@ -10,7 +10,6 @@
 
 #include "net/tls_client.h"
 
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,17 +22,10 @@
 #include "proto/xclient.h"
 #include "tls_common.h"
 #include "tls_explain.h"
+#include "tls_trust.h"
 
 #define TLS_CLIENT_SESSIONS 128
 #define TLS_CLIENT_BITS 112 /* security level 2 */
-
-struct tls_trust {
-	X509_STORE *store;
-	X509 *cert; /* ours, or NULL */
-	STACK_OF(X509) * chain;
-	EVP_PKEY *key;
-	atomic_bool no_alpn; /* the backend refuses "pop3" */
-};
 
 /* What a connection offered its backend. */
 enum tls_offer { OFFER_SESSION = 1, OFFER_ALPN = 2 };
@@ -50,11 +42,6 @@ static int tls_client_index = -1; /* SSL_CTX ex data: its tls_client */
 static int tls_offer_index; /* SSL ex data: enum tls_offer's bits */
 static int tls_ends_index; /* SSL_SESSION ex data: time_t; 0: never */
 
-static void tls_trust_settle(X509_STORE *store);
-static bool tls_trust_store(struct tls_trust *t,
-    const struct config_destination *d, struct err *err);
-static bool tls_trust_identity(struct tls_trust *t, const char *cert,
-    const char *key, struct err *err);
 static bool tls_client_indices(void);
 static bool tls_client_setup(struct tls_client *tc);
 static bool tls_client_policy(SSL_CTX *ctx,
@@ -78,105 +65,6 @@ static bool tls_client_offer(struct tls_client *tc, SSL *ssl, bool resume);
 static unsigned tls_client_offered(const SSL *ssl);
 static bool tls_client_proves(const struct tls_client *tc, SSL *ssl,
     struct err *err);
-
-struct tls_trust *
-tls_trust_load(const struct config *cfg, size_t destination,
-    struct config_problems *problems)
-{
-	const struct config_destination *d = &cfg->destination[destination];
-	struct tls_trust *t = calloc(1, sizeof(*t));
-	struct err err = {"out of memory"};
-	const char *which = "tls_ca_file";
-	char key[256];
-	bool ok = false;
-
-	if (t != NULL)
-		ok = tls_trust_store(t, d, &err);
-	if (ok && d->tls_client_cert[0] != '\0') {
-		which = "tls_client_cert";
-		ok = tls_trust_identity(t, d->tls_client_cert,
-		    d->tls_client_key, &err);
-	}
-	if (ok)
-		return t;
-	snprintf(key, sizeof(key), "destination.%s.%s", d->name, which);
-	config_problem(cfg, problems, key, "%s", err.text);
-	tls_trust_free(&t);
-	return NULL;
-}
-
-static bool
-tls_trust_store(struct tls_trust *t, const struct config_destination *d,
-    struct err *err)
-{
-	int ok;
-
-	if (d->pop3.tls == TLS_PLAIN)
-		return true;
-	t->store = X509_STORE_new();
-	if (t->store == NULL)
-		return false;
-	ERR_clear_error();
-	if (d->tls_ca_file[0] != '\0')
-		ok = X509_STORE_load_file(t->store, d->tls_ca_file);
-	else
-		ok = X509_STORE_set_default_paths(t->store);
-	if (ok != 1 && d->tls_ca_file[0] != '\0')
-		return tls_common_not_pem(d->tls_ca_file, "CA certificate",
-			   err) == 0;
-	if (ok != 1) {
-		err_set_ssl(err, "cannot read the system's CA certificates");
-		return false;
-	}
-	ERR_clear_error();
-	tls_trust_settle(t->store);
-	return true;
-}
-
-/* The workers share it, and must find nothing left to be worked out. */
-static void
-tls_trust_settle(X509_STORE *store)
-{
-	STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(store);
-
-	for (int i = 0; i < sk_X509_OBJECT_num(all); i++) {
-		X509 *cert =
-		    X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
-
-		if (cert != NULL)
-			tls_common_settle(cert);
-	}
-}
-
-static bool
-tls_trust_identity(struct tls_trust *t, const char *cert, const char *key,
-    struct err *err)
-{
-	if (tls_common_load_cert(cert, &t->cert, &t->chain, err) == -1 ||
-	    tls_common_load_key(key, &t->key, err) == -1)
-		return false;
-	if (X509_check_private_key(t->cert, t->key) != 1) {
-		ERR_clear_error();
-		err_set(err, "%s and %s are not a pair", cert, key);
-		return false;
-	}
-	return true;
-}
-
-void
-tls_trust_free(struct tls_trust **tp)
-{
-	struct tls_trust *t = *tp;
-
-	*tp = NULL;
-	if (t == NULL)
-		return;
-	X509_STORE_free(t->store);
-	X509_free(t->cert);
-	sk_X509_pop_free(t->chain, X509_free);
-	EVP_PKEY_free(t->key);
-	free(t);
-}
 
 struct tls_client *
 tls_client_new(const struct config_destination *dest, struct tls_trust *trust,
