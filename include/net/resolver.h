@@ -1,9 +1,9 @@
 /* resolver.h: host names to addresses, one worker's.
  *
- * libevent's DNS with a small memory in front: an answer serves for 30 s, and
- * for an hour while the name servers fail or are silent (RFC 8767). That there
- * is no such name, or no address of it, is an answer too. Lookups of one name
- * that are under way at once are one query. */
+ * c-ares with a small memory in front: an answer serves for 30 s, or for its
+ * TTL if that is shorter, and for an hour while the name servers fail or are
+ * silent (RFC 8767). That there is no such name, or no address of it, is an
+ * answer too. Lookups of one name that are under way at once are one query. */
 
 #ifndef NET_RESOLVER_H
 #define NET_RESOLVER_H
@@ -17,7 +17,7 @@ struct event_base;
 struct resolver;
 struct resolver_query;
 
-#define RESOLVER_ADDRS_MAX 16 /* of one name; further ones are not used */
+#define RESOLVER_ADDRS_MAX 128 /* of one name; further ones are not used */
 
 /* addrs: port 0, in the name server's order. n 0: reason says why. */
 typedef void resolver_done(void *arg, const struct addr *addrs, size_t n,
@@ -28,7 +28,7 @@ typedef void resolver_done(void *arg, const struct addr *addrs, size_t n,
  * memory. */
 struct resolver *resolver_new(struct event_base *base, const char *resolv_conf,
     const char *hosts);
-/* Without queries under way; runs the base's loop once. */
+/* Without queries under way. Not from a callback. */
 void resolver_free(struct resolver **r);
 
 /* Calls done exactly once unless cancelled, possibly before it returns; then,

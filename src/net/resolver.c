@@ -3,31 +3,30 @@
  * A name is remembered for as long as the process lives: names come from the
  * configuration, so there are few.
  *
- * libevent takes 15 s to give a silent name server up, longer than a login may
- * wait for its backend. So old addresses are waited for a second only, and not
- * at all once the name is known to fail: it is then asked in the background,
- * until there is an answer again.
+ * It takes seconds to give silent name servers up. So old addresses are waited
+ * for a second only, and not at all once the name is known to fail: it is then
+ * asked in the background, until there is an answer again.
  *
- * A name is two questions, for its IPv4 and its IPv6 addresses. Not
- * evdns_getaddrinfo(): it cannot tell a name without addresses from a name
- * server that fails, and gives the second answer the same short time whether
- * the first one was of use or not. */
+ * A name is two questions, for its IPv4 and its IPv6 addresses: so a name
+ * without addresses can be told from a name server that fails, and the second
+ * answer gets a short time only if the first one was of use. */
 
 #include "net/resolver.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include <event2/dns.h>
 #include <event2/event.h>
 
 #include "platform/clock.h"
 #include "platform/hash.h"
 #include "platform/log.h"
 #include "net/hosts.h"
+#include "dns.h"
 
 #define HASH_FUNCTION(key, len, hashv) \
 	((hashv) = (unsigned)hash_keyed((key), (len)))
@@ -40,15 +39,6 @@
 #define RESOLVER_PATIENCE_MS 1000 /* RFC 8767: client response timer */
 #define RESOLVER_RECHECK_MS 5000 /* ... failure recheck timer */
 #define RESOLVER_DELAY_MS 50 /* RFC 8305 §3: Resolution Delay */
-#define RESOLVER_UNASKED (-1) /* libevent would not take the question */
-#define RESOLVER_REREAD_MS 1000 /* resolv.conf is looked at so often */
-
-/* The name servers of one version of resolv.conf. */
-struct resolver_dns {
-	struct resolver_dns *next; /* of the former ones */
-	struct evdns_base *base;
-	unsigned asked; /* questions under way */
-};
 
 struct resolver_version {
 	dev_t dev;
@@ -60,9 +50,10 @@ struct resolver_version {
 /* The addresses of one family. */
 struct resolver_half {
 	struct resolver_name *name;
-	struct resolver_dns *dns; /* who is asked */
-	struct evdns_request *request; /* NULL: none under way */
-	int result; /* DNS_ERR_... of the last question, or UNASKED */
+	struct dns_question *question; /* NULL: none under way */
+	enum dns_result result; /* of the last question */
+	char reason[80]; /* ... unless FOUND */
+	int64_t ttl; /* ms */
 	struct addr addr[RESOLVER_ADDRS_MAX];
 	size_t n;
 };
@@ -81,6 +72,7 @@ struct resolver_name {
 	struct addr addr[RESOLVER_ADDRS_MAX];
 	size_t n;
 	int64_t when; /* the answer came; clock_ms(), or before it began */
+	int64_t fresh; /* for so many ms */
 	int64_t failed; /* there was none */
 	char name[];
 };
@@ -97,23 +89,14 @@ struct resolver {
 	struct event_base *base;
 	const char *resolv_conf, *hosts; /* the caller's */
 	struct resolver_version version;
-	int64_t read; /* the version was looked at */
-	struct resolver_dns *dns;
-	struct resolver_dns *former; /* until nobody is asked there */
-	struct event *sweep; /* frees those */
-	unsigned rounds; /* of it */
 	struct resolver_name *names; /* by name */
 	struct resolver_name *all;
 };
 
-static struct resolver_dns *resolver_dns_new(struct resolver *r);
-static void resolver_dns_free(struct resolver_dns *d);
 static void resolver_reread(struct resolver *r);
 static struct resolver_version resolver_version(const char *path);
 static bool resolver_same_version(const struct resolver_version *a,
     const struct resolver_version *b);
-static void resolver_sweep(struct resolver *r);
-static void resolver_sweep_cb(evutil_socket_t fd, short what, void *arg);
 static struct resolver_name *resolver_find(struct resolver *r,
     const char *name);
 static struct resolver_name *resolver_name_new(struct resolver *r,
@@ -123,18 +106,15 @@ static bool resolver_knows(struct resolver_name *n);
 static void resolver_ask(struct resolver_name *n);
 static bool resolver_ask_hosts(struct resolver_name *n);
 static void resolver_half_ask(struct resolver_half *h);
-static void resolver_half_cancel(struct resolver_half *h);
 static void resolver_patience_cb(evutil_socket_t fd, short what, void *arg);
 static void resolver_delay_cb(evutil_socket_t fd, short what, void *arg);
-static void resolver_answer_cb(int result, char type, int count, int ttl,
-    void *addresses, void *arg);
-static void resolver_half_take(struct resolver_half *h, char type, int count,
-    const void *addresses);
+static void resolver_answer_done(void *arg, const struct dns_answer *answer);
+static void resolver_half_take(struct resolver_half *h,
+    const struct dns_answer *answer);
 static void resolver_answered(struct resolver_name *n);
 static void resolver_take(struct resolver_name *n);
 static void resolver_take_half(struct resolver_name *n,
     const struct resolver_half *h);
-static const char *resolver_reason(int result);
 static bool resolver_half_is_none(const struct resolver_half *h);
 static void resolver_tell(struct resolver_name *n, const char *reason);
 
@@ -149,12 +129,7 @@ resolver_new(struct event_base *base, const char *resolv_conf,
 	r->base = base;
 	r->resolv_conf = resolv_conf;
 	r->hosts = hosts;
-	r->read = (int64_t)clock_ms();
 	r->version = resolver_version(resolv_conf);
-	r->sweep = evtimer_new(base, resolver_sweep_cb, r);
-	r->dns = resolver_dns_new(r);
-	if (r->sweep == NULL || r->dns == NULL)
-		resolver_free(&r);
 	return r;
 }
 
@@ -167,78 +142,23 @@ resolver_free(struct resolver **rp)
 	if (r == NULL)
 		return;
 	*rp = NULL;
-	/* libevent frees what it was asked only after it has called back. */
-	for (n = r->all; n != NULL; n = n->next) {
-		resolver_half_cancel(&n->four);
-		resolver_half_cancel(&n->six);
-	}
-	event_base_loop(r->base, EVLOOP_NONBLOCK);
-	if (r->dns != NULL)
-		LL_PREPEND(r->former, r->dns);
-	while (r->former != NULL) {
-		struct resolver_dns *d = r->former;
-
-		r->former = d->next;
-		resolver_dns_free(d);
-	}
 	HASH_CLEAR(hh, r->names);
 	for (n = r->all; n != NULL; n = tmp) {
 		tmp = n->next;
 		resolver_name_free(n);
 	}
-	if (r->sweep != NULL)
-		event_free(r->sweep);
 	free(r);
 }
 
-/* The name servers */
-
-static struct resolver_dns *
-resolver_dns_new(struct resolver *r)
-{
-	struct resolver_dns *d = calloc(1, sizeof(*d));
-
-	if (d == NULL)
-		return NULL;
-	d->base = evdns_base_new(r->base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	if (d->base == NULL) {
-		free(d);
-		return NULL;
-	}
-	/* Without the file 127.0.0.1 is what is left. */
-	evdns_base_resolv_conf_parse(d->base,
-	    DNS_OPTIONS_ALL & ~DNS_OPTION_HOSTSFILE, r->resolv_conf);
-	return d;
-}
-
-static void
-resolver_dns_free(struct resolver_dns *d)
-{
-	evdns_base_free(d->base, 0);
-	free(d);
-}
-
-/* Questions that are under way stay where they are. */
+/* Each question reads it; that it has changed is worth a line. */
 static void
 resolver_reread(struct resolver *r)
 {
-	int64_t now = (int64_t)clock_ms();
-	struct resolver_version version;
-	struct resolver_dns *d;
+	struct resolver_version version = resolver_version(r->resolv_conf);
 
-	if (now - r->read < RESOLVER_REREAD_MS)
-		return;
-	r->read = now;
-	version = resolver_version(r->resolv_conf);
 	if (resolver_same_version(&version, &r->version))
 		return;
-	d = resolver_dns_new(r);
-	if (d == NULL)
-		return;
 	r->version = version;
-	LL_PREPEND(r->former, r->dns);
-	r->dns = d;
-	resolver_sweep(r);
 	log_msg(LOG_INFO, "%s has changed and was read again", r->resolv_conf);
 }
 
@@ -265,37 +185,6 @@ resolver_same_version(const struct resolver_version *a,
 	return a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
 	    a->mtime.tv_sec == b->mtime.tv_sec &&
 	    a->mtime.tv_nsec == b->mtime.tv_nsec;
-}
-
-static void
-resolver_sweep(struct resolver *r)
-{
-	r->rounds = 0;
-	event_active(r->sweep, EV_TIMEOUT, 0);
-}
-
-/* Not from an answer's callback, on whose frames the name servers still are.
- * Nor before what was read in this turn of the loop has been called back, which
- * two more rounds through its queue make sure of: libevent does not take back
- * an answer to a probe of its own that waits there. */
-static void
-resolver_sweep_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
-{
-	struct resolver *r = arg;
-	struct resolver_dns **at = &r->former, *d;
-
-	if (r->rounds++ < 2) {
-		event_active(r->sweep, EV_TIMEOUT, 0);
-		return;
-	}
-	while ((d = *at) != NULL) {
-		if (d->asked > 0) {
-			at = &d->next;
-			continue;
-		}
-		*at = d->next;
-		resolver_dns_free(d);
-	}
 }
 
 /* The names */
@@ -343,6 +232,8 @@ resolver_name_new(struct resolver *r, const char *name, size_t len)
 static void
 resolver_name_free(struct resolver_name *n)
 {
+	dns_cancel(&n->four.question);
+	dns_cancel(&n->six.question);
 	if (n->patience != NULL)
 		event_free(n->patience);
 	if (n->delay != NULL)
@@ -387,7 +278,7 @@ resolver_knows(struct resolver_name *n)
 
 	if (n->n == 0)
 		return false;
-	if (now - n->when < RESOLVER_FRESH_MS)
+	if (now - n->when < n->fresh)
 		return true;
 	if (!n->failing || now - n->when >= RESOLVER_STALE_MS)
 		return false;
@@ -421,7 +312,7 @@ resolver_ask(struct resolver_name *n)
 		evtimer_add(n->patience, &patience);
 	resolver_half_ask(&n->four);
 	resolver_half_ask(&n->six);
-	if (n->four.request == NULL && n->six.request == NULL)
+	if (n->four.question == NULL && n->six.question == NULL)
 		resolver_answered(n);
 }
 
@@ -435,6 +326,7 @@ resolver_ask_hosts(struct resolver_name *n)
 		return false;
 	n->n = got;
 	n->when = (int64_t)clock_ms();
+	n->fresh = RESOLVER_FRESH_MS;
 	n->failing = false;
 	resolver_tell(n, NULL);
 	return true;
@@ -445,27 +337,14 @@ static void
 resolver_half_ask(struct resolver_half *h)
 {
 	struct resolver_name *n = h->name;
-	struct resolver_dns *d = n->resolver->dns;
 
-	if (h->request != NULL)
+	if (h->question != NULL)
 		return;
 	h->n = 0;
-	h->result = RESOLVER_UNASKED;
-	h->request = h == &n->four ? evdns_base_resolve_ipv4(d->base, n->name,
-					 0, resolver_answer_cb, h)
-				   : evdns_base_resolve_ipv6(d->base, n->name,
-					 0, resolver_answer_cb, h);
-	if (h->request != NULL) {
-		h->dns = d;
-		d->asked++;
-	}
-}
-
-static void
-resolver_half_cancel(struct resolver_half *h)
-{
-	if (h->request != NULL)
-		evdns_cancel_request(h->dns->base, h->request);
+	h->result = DNS_FAILED;
+	snprintf(h->reason, sizeof(h->reason), "out of memory");
+	h->question = dns_ask(n->resolver->base, n->resolver->resolv_conf,
+	    n->name, h == &n->six, resolver_answer_done, h);
 }
 
 static void
@@ -484,27 +363,19 @@ resolver_delay_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 }
 
 static void
-resolver_answer_cb(int result, char type, int count, int ttl UNUSED,
-    void *addresses, void *arg)
+resolver_answer_done(void *arg, const struct dns_answer *answer)
 {
 	struct timeval delay = clock_timeval(RESOLVER_DELAY_MS);
 	struct resolver_half *h = arg;
 	struct resolver_name *n = h->name;
 	const struct resolver_half *other = h == &n->four ? &n->six : &n->four;
 
-	h->request = NULL;
-	if (--h->dns->asked == 0 && h->dns != n->resolver->dns)
-		resolver_sweep(n->resolver);
-	if (result == DNS_ERR_CANCEL)
-		return;
-	h->result = result;
-	if (result == DNS_ERR_NONE)
-		resolver_half_take(h, type, count, addresses);
+	resolver_half_take(h, answer);
 	if (!n->asking) {
 		/* The other family was told without it. */
 		if (h->n > 0)
 			resolver_take(n);
-	} else if (other->request == NULL) {
+	} else if (other->question == NULL) {
 		resolver_answered(n);
 	} else if (h->n > 0) {
 		evtimer_add(n->delay, &delay);
@@ -512,22 +383,17 @@ resolver_answer_cb(int result, char type, int count, int ttl UNUSED,
 }
 
 static void
-resolver_half_take(struct resolver_half *h, char type, int count,
-    const void *addresses)
+resolver_half_take(struct resolver_half *h, const struct dns_answer *answer)
 {
-	for (int i = 0; i < count && h->n < RESOLVER_ADDRS_MAX; i++) {
-		struct sockaddr_in in = {.sin_family = AF_INET};
-		struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
-		struct addr *a = &h->addr[h->n++];
-
-		if (type == DNS_IPv4_A) {
-			in.sin_addr = ((const struct in_addr *)addresses)[i];
-			addr_set(a, (struct sockaddr *)&in, sizeof(in));
-		} else {
-			in6.sin6_addr = ((const struct in6_addr *)addresses)[i];
-			addr_set(a, (struct sockaddr *)&in6, sizeof(in6));
-		}
-	}
+	h->question = NULL;
+	h->result = answer->result;
+	h->reason[0] = '\0';
+	if (answer->reason != NULL)
+		snprintf(h->reason, sizeof(h->reason), "%s", answer->reason);
+	h->ttl = (int64_t)answer->ttl * 1000;
+	h->n = answer->n;
+	if (h->n > 0)
+		memcpy(h->addr, answer->addr, h->n * sizeof(h->addr[0]));
 }
 
 /* Both families are there, or one has to do. */
@@ -538,7 +404,7 @@ resolver_answered(struct resolver_name *n)
 	bool found = n->four.n + n->six.n > 0;
 	const struct resolver_half *why =
 	    resolver_half_is_none(&n->four) ? &n->six : &n->four;
-	const char *reason = resolver_reason(why->result);
+	const char *reason = why->reason;
 	struct log_line l;
 
 	n->asking = false;
@@ -563,43 +429,31 @@ resolver_answered(struct resolver_name *n)
 	resolver_tell(n, reason);
 }
 
-static const char *
-resolver_reason(int result)
-{
-	switch (result) {
-	case RESOLVER_UNASKED:
-		return "no name server can be asked for it";
-	case DNS_ERR_NONE:
-	case DNS_ERR_NODATA:
-		return "it has no address";
-	default:
-		return evdns_err_to_string(result);
-	}
-}
-
 /* It does not exist, or not with an address of the family. */
 static bool
 resolver_half_is_none(const struct resolver_half *h)
 {
-	return h->request == NULL && h->n == 0 &&
-	    (h->result == DNS_ERR_NONE || h->result == DNS_ERR_NOTEXIST ||
-		h->result == DNS_ERR_NODATA);
+	return h->question == NULL && h->result == DNS_NONE;
 }
 
 static void
 resolver_take(struct resolver_name *n)
 {
 	n->n = 0;
+	n->fresh = RESOLVER_FRESH_MS;
 	resolver_take_half(n, &n->four);
 	resolver_take_half(n, &n->six);
 	n->when = (int64_t)clock_ms();
 }
 
+/* A name server that wants to be asked more often is. */
 static void
 resolver_take_half(struct resolver_name *n, const struct resolver_half *h)
 {
 	for (size_t i = 0; i < h->n && n->n < RESOLVER_ADDRS_MAX; i++)
 		n->addr[n->n++] = h->addr[i];
+	if (h->n > 0 && h->ttl < n->fresh)
+		n->fresh = h->ttl;
 }
 
 /* A callback may ask for the same name again, or cancel another query. */
@@ -625,5 +479,4 @@ resolver_age(struct resolver *r, uint64_t ms)
 		n->when -= (int64_t)ms;
 		n->failed -= (int64_t)ms;
 	}
-	r->read -= (int64_t)ms;
 }

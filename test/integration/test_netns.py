@@ -59,8 +59,9 @@ class Networked(Case):
                 "protocol": {"pop3": {"port": PORT, "tls": "plain"}}}
 
     def serve(self, destinations, dns=None, hosts="", bind=None, etc=None,
-              **server):
-        """A daemon whose users are called as its destinations."""
+              conf=None, **server):
+        """A daemon whose users are called as its destinations. conf:
+        resolv.conf."""
         listener = {"tls": "plain", **({"bind": bind} if bind else {})}
         d = self.mailferry(
             {"pop3": listener}, destinations,
@@ -68,7 +69,7 @@ class Networked(Case):
             over={"server": {"backend_timeout": "10s", **server},
                   "capabilities": {"pop3": {
                       "allow_plain_auth_without_tls": True}}})
-        d.via = self.net.via((dns or self.dns).resolv_conf, hosts, etc)
+        d.via = self.net.via(conf or (dns or self.dns).resolv_conf, hosts, etc)
         with self.net.near:
             d.start()
         return d
@@ -503,6 +504,49 @@ class NameServer(Networked):
                 return end["backend"] == f"{OTHER_FOUR}:{PORT}"
             wait_until(moved, f"{what}: the new address", self.AGAIN,
                        pause=.2)
+
+    def test_first_name_server_is_dead(self):
+        """Where a name server refuses, the next one is asked at once; where
+        it is silent, a moment later. (mailferry.yaml(5))"""
+        self.dns.names["z.example"] = [FOUR]
+        for first, limit in ((REFUSES_FOUR, SOON), (NOBODY_FOUR, 1 + SOON)):
+            with self.subTest(first):
+                d = self.serve({"z": self.to("z.example")}, conf=f"nameserver "
+                               f"{first}\n{self.dns.resolv_conf}")
+                took, _, _ = self.log_in_out(d, "z")
+                self.assertLess(took, limit)
+
+    def test_no_name_server(self):
+        """Backend unreachable: with a reason, at once"""
+        d = self.serve({"z": self.to("z.example")},
+                       conf=f"nameserver {REFUSES_FOUR}\n",
+                       backend_connect_retries=0)
+        reply, took, _ = self.log_in(d, "z")
+        self.assertTempFail(reply)
+        self.assertLess(took, SOON)
+        d.wait_record(lambda r: "every name server of resolv.conf refuses or "
+                      "fails" in r.get("reason", ""), "a reason")
+
+    def test_slow_name_server(self):
+        """... which is waited for"""
+        self.dns.names["z.example"] = [FOUR]
+        self.addCleanup(setattr, self.dns, "slow", 0)
+        d = self.serve({"z": self.to("z.example")})
+        self.dns.slow = .7
+        took, _, _ = self.log_in_out(d, "z")
+        self.assertLess(took, 3 + SOON)
+
+    def test_truncated_answer(self):
+        """RFC 7766: an answer that is cut is asked for again by TCP"""
+        many = [f"10.77.0.{n}" for n in range(100, 160)]
+        self.dns.names["many.example"] = [FOUR] + many
+        self.addCleanup(setattr, self.dns, "truncates", False)
+        self.dns.truncates = True
+        d = self.serve({"many": self.to("many.example")})
+        took, end, _ = self.log_in_out(d, "many")
+        self.assertLess(took, SOON)
+        self.assertEqual(end["backend"], f"{FOUR}:{PORT}")
+        self.assertIn("many.example 1", self.dns.by_tcp)
 
     def test_silent_about_a_family(self):
         """RFC 8305, section 3: Resolution Delay. Name servers that do not

@@ -26,6 +26,7 @@ static int server_fd[SERVERS];
 static struct resolver *resolver;
 static int asked, asked_of[SERVERS];
 static enum behaviour four, six;
+static int n_four, ttl;
 static struct evdns_server_request *held;
 static char dir[] = "/tmp/test_resolver.XXXXXX";
 static char resolv_conf[64], hosts[64];
@@ -41,7 +42,7 @@ struct answer {
 static void
 server_cb(struct evdns_server_request *req, void *arg)
 {
-	const unsigned char ip[4] = {192, 0, 2, 7};
+	unsigned char ip[4] = {192, 0, 2, 7};
 	const unsigned char ip6[16] = {0x20, 0x01, 0x0d, 0xb8, [15] = 7};
 	const struct evdns_server_question *q = req->questions[0];
 	bool a = q->type == EVDNS_TYPE_A;
@@ -60,9 +61,11 @@ server_cb(struct evdns_server_request *req, void *arg)
 		return;
 	}
 	if ((what == ANSWERS || what == HOLDS) && a)
-		evdns_server_request_add_a_reply(req, q->name, 1, ip, 1);
+		for (int i = 0; i < n_four; i++, ip[3]++)
+			evdns_server_request_add_a_reply(req, q->name, 1, ip,
+			    ttl);
 	else if (what == ANSWERS || what == HOLDS)
-		evdns_server_request_add_aaaa_reply(req, q->name, 1, ip6, 1);
+		evdns_server_request_add_aaaa_reply(req, q->name, 1, ip6, ttl);
 	else if (what == NXDOMAIN)
 		error = DNS_ERR_NOTEXIST;
 	else if (what == SERVFAIL)
@@ -101,6 +104,38 @@ use_server(int which, int timeout)
 	write_file(resolv_conf, text);
 }
 
+/* Ports: 0 is one where nobody is. */
+static void
+use_ports(unsigned first, unsigned second)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	socklen_t len = sizeof(in);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	char text[128];
+
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+	close(fd);
+	snprintf(text, sizeof(text),
+	    "nameserver 127.0.0.1:%u\nnameserver 127.0.0.1:%u\n",
+	    first != 0 ? first : ntohs(in.sin_port),
+	    second != 0 ? second : ntohs(in.sin_port));
+	write_file(resolv_conf, text);
+}
+
+static unsigned
+server_port(int which)
+{
+	struct sockaddr_in in;
+	socklen_t len = sizeof(in);
+
+	ck_assert_int_eq(getsockname(server_fd[which], (struct sockaddr *)&in,
+			     &len),
+	    0);
+	return ntohs(in.sin_port);
+}
+
 static void
 setup(void)
 {
@@ -128,6 +163,8 @@ setup(void)
 	asked = asked_of[0] = asked_of[1] = 0;
 	four = ANSWERS;
 	six = NODATA;
+	n_four = 1;
+	ttl = 60;
 	held = NULL;
 }
 
@@ -224,7 +261,7 @@ START_TEST(a_failing_name_server_leaves_the_last_addresses)
 }
 END_TEST
 
-/* libevent itself gives up much later. */
+/* The name servers are given up much later. */
 START_TEST(a_silent_name_server_is_waited_for_once)
 {
 	struct answer a = {0}, b = {0}, c = {0}, d = {0};
@@ -417,6 +454,99 @@ START_TEST(changed_files_are_read_again)
 }
 END_TEST
 
+START_TEST(a_ttl_below_half_a_minute_is_honoured)
+{
+	ttl = 5;
+	look_up("mail.test");
+	resolver_age(resolver, 4000);
+	look_up("mail.test");
+	ck_assert_int_eq(asked, 1);
+	resolver_age(resolver, 1100);
+	look_up("mail.test");
+	ck_assert_int_eq(asked, 2);
+	/* Nobody is asked for each login because of a long one. */
+	ttl = 3600;
+	resolver_age(resolver, 6000);
+	look_up("mail.test");
+	resolver_age(resolver, 29000);
+	look_up("mail.test");
+	ck_assert_int_eq(asked, 3);
+	resolver_age(resolver, 2000);
+	look_up("mail.test");
+	ck_assert_int_eq(asked, 4);
+}
+END_TEST
+
+START_TEST(many_addresses_are_all_used)
+{
+	struct answer a;
+	char text[ADDR_TEXT_MAX];
+
+	n_four = 28; /* as many as libevent's server answers with */
+	a = look_up("mail.test");
+	ck_assert_uint_eq(a.n, 28);
+	ck_assert_str_eq(addr_ip(&a.first, text), "192.0.2.7");
+	ck_assert_str_eq(addr_ip(&a.last, text), "192.0.2.34");
+}
+END_TEST
+
+START_TEST(a_refusing_name_server_is_passed_over_at_once)
+{
+	uint64_t start = clock_ms();
+
+	use_ports(0, server_port(1));
+	resolver_age(resolver, 31000);
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	ck_assert_int_eq(asked_of[1], 1);
+	ck_assert_uint_lt(clock_ms() - start, 900);
+}
+END_TEST
+
+START_TEST(a_silent_name_server_is_passed_over)
+{
+	uint64_t start = clock_ms();
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	socklen_t len = sizeof(in);
+
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+	use_ports(ntohs(in.sin_port), server_port(1));
+	resolver_age(resolver, 31000);
+	ck_assert_uint_eq(look_up("mail.test").n, 1);
+	ck_assert_uint_lt(clock_ms() - start, 4000);
+	close(fd);
+}
+END_TEST
+
+START_TEST(without_a_name_server_there_is_a_reason_at_once)
+{
+	uint64_t start = clock_ms();
+	struct answer a;
+
+	use_ports(0, 0);
+	resolver_age(resolver, 31000);
+	a = look_up("mail.test");
+	ck_assert_uint_eq(a.n, 0);
+	ck_assert(a.reason);
+	ck_assert_uint_lt(clock_ms() - start, 900);
+}
+END_TEST
+
+START_TEST(it_may_end_while_a_question_is_under_way)
+{
+	struct answer a = {0};
+	struct resolver_query *q;
+
+	four = six = MUTE;
+	q = resolver_lookup(resolver, "mail.test", resolved, &a);
+	ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+	resolver_cancel(&q);
+	ck_assert_int_eq(a.times, 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -437,6 +567,12 @@ main(void)
 	tcase_add_test(tc, a_silent_family_is_not_waited_for);
 	tcase_add_test(tc, a_slow_family_is_waited_for);
 	tcase_add_test(tc, changed_files_are_read_again);
+	tcase_add_test(tc, a_ttl_below_half_a_minute_is_honoured);
+	tcase_add_test(tc, many_addresses_are_all_used);
+	tcase_add_test(tc, a_refusing_name_server_is_passed_over_at_once);
+	tcase_add_test(tc, a_silent_name_server_is_passed_over);
+	tcase_add_test(tc, without_a_name_server_there_is_a_reason_at_once);
+	tcase_add_test(tc, it_may_end_while_a_question_is_under_way);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 from .proc import DEADLINE, check_run, temp_dir
 
@@ -179,10 +180,15 @@ class Dns:
         self.asked = []
         self.mute = False
         self.deaf_to = None  # a family whose questions it does not answer
+        self.slow = 0  # seconds until it answers
+        self.truncates = False  # UDP: "ask again by TCP"
+        self.by_tcp = []  # what was asked so
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
+        self.listener = socket.create_server((address, 53))
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
+        threading.Thread(target=self._serve_tcp, daemon=True).start()
 
     @property
     def resolv_conf(self):
@@ -191,12 +197,14 @@ class Dns:
     def stop(self):
         """From now on the port answers by ICMP, and may be another's: the
         kernel keeps it for as long as somebody waits on it."""
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        for s in (self.socket, self.listener):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
         self.thread.join(DEADLINE)
         self.socket.close()
+        self.listener.close()
 
     def output(self, _start=0):
         return "\n".join(self.asked)
@@ -208,10 +216,40 @@ class Dns:
                 if not query:
                     return
                 reply = self._reply(query)
+                if self.truncates and reply:
+                    # TC, and no answers
+                    reply = (reply[:2] + bytes([reply[2] | 2]) + reply[3:6]
+                             + b"\0\0" + reply[8:self._question_end(query)])
                 if not self.mute and reply:
+                    time.sleep(self.slow)
                     self.socket.sendto(reply, peer)
             except OSError:
                 return
+
+    def _serve_tcp(self):
+        while True:
+            try:
+                s, _ = self.listener.accept()
+            except OSError:
+                return
+            with s:
+                try:
+                    size, = struct.unpack("!H", s.recv(2, socket.MSG_WAITALL))
+                    query = s.recv(size, socket.MSG_WAITALL)
+                    reply = self._reply(query)
+                    self.by_tcp.append(self.asked[-1])
+                    if not self.mute and reply:
+                        s.sendall(struct.pack("!H", len(reply)) + reply)
+                        s.recv(1)
+                except (OSError, struct.error):
+                    pass
+
+    @staticmethod
+    def _question_end(query):
+        at = 12
+        while query[at]:
+            at += 1 + query[at]
+        return at + 5
 
     def _reply(self, query):
         labels, at = [], 12
