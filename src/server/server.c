@@ -50,6 +50,12 @@ struct server_empty {
 	bool said; /* the worker's */
 };
 
+enum server_phase {
+	SERVER_SERVES,
+	SERVER_LEAVES, /* told to stop; drain_delay runs */
+	SERVER_DRAINS /* the listeners are closed */
+};
+
 struct server {
 	const char *path;
 	char *user, *group; /* of a start as root, else NULL */
@@ -61,7 +67,7 @@ struct server {
 	struct runtime *rt;
 	struct worker_count *counts;
 	uint64_t stats_ms; /* between two lines of counters; 0: none */
-	struct event *signals[4], *tick, *grace, *beat, *stats;
+	struct event *signals[4], *tick, *delay, *grace, *beat, *stats;
 	struct server_empty *empty; /* one per worker */
 	struct handed handed; /* sockets, until they are published */
 	struct pulse *pulse;
@@ -69,7 +75,8 @@ struct server {
 	bool reload_again; /* when that is done */
 	bool announce; /* "ready" is to be said when the workers answer */
 	unsigned unsaid; /* reloads: so is "reloaded", so many times */
-	bool watched, draining, logs;
+	bool watched, logs;
+	enum server_phase phase;
 	unsigned generation; /* of the runtime, 1 from the start */
 	time_t reloaded; /* 0: not yet */
 	char failed[SERVER_FAILED_MAX]; /* why the last reload did, or "" */
@@ -105,6 +112,10 @@ static void server_not_reloaded(struct server *sv,
 static void server_log_waits(const char *key);
 static void server_reopen_cb(evutil_socket_t sig, short what, void *arg);
 static void server_stop_cb(evutil_socket_t sig, short what, void *arg);
+static void server_delay_cb(evutil_socket_t fd, short what, void *arg);
+static void server_drain(struct server *sv, int sig);
+static void server_enter(struct server *sv, enum server_phase phase,
+    uint64_t ms);
 static void server_grace_cb(evutil_socket_t fd, short what, void *arg);
 static void server_tick_cb(evutil_socket_t fd, short what, void *arg);
 static void server_stats_run(struct server *sv);
@@ -423,10 +434,12 @@ server_signals(struct server *sv)
 			return false;
 	}
 	sv->tick = event_new(sv->base, -1, EV_PERSIST, server_tick_cb, sv);
+	sv->delay = evtimer_new(sv->base, server_delay_cb, sv);
 	sv->grace = evtimer_new(sv->base, server_grace_cb, sv);
 	sv->stats = event_new(sv->base, -1, EV_PERSIST, server_stats_cb, sv);
 	return sv->stats != NULL && sv->tick != NULL &&
-	    event_add(sv->tick, &tick) == 0 && sv->grace != NULL;
+	    event_add(sv->tick, &tick) == 0 && sv->grace != NULL &&
+	    sv->delay != NULL;
 }
 
 static void
@@ -448,7 +461,7 @@ server_reload_cb(evutil_socket_t sig UNUSED, short what UNUSED, void *arg)
 	struct server *sv = arg;
 
 	log_sink_reopen();
-	if (sv->draining)
+	if (sv->phase != SERVER_SERVES)
 		return;
 	/* What the one under way has read may be older than this signal. */
 	if (sv->reload != NULL)
@@ -489,10 +502,10 @@ server_built(void *arg)
 	struct reload *r = sv->reload;
 
 	sv->reload = NULL;
-	if (!sv->draining)
+	if (sv->phase == SERVER_SERVES)
 		server_take(sv, r);
 	reload_free(&r);
-	if (sv->reload_again && !sv->draining) {
+	if (sv->reload_again && sv->phase == SERVER_SERVES) {
 		sv->reload_again = false;
 		server_reload(sv);
 		return;
@@ -558,23 +571,52 @@ server_log_waits(const char *key)
 	log_msg(LOG_WARNING, "%s takes effect at the next start", key);
 }
 
+/* The first signal begins server.drain_delay, during which balancers learn that
+ * the host goes and clients are still served; the next one ends that, and
+ * another one the drain. */
 static void
 server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 {
 	struct server *sv = arg;
-	uint64_t ms = sv->rt->cfg->server.shutdown_grace;
-	struct timeval tv = clock_timeval(ms);
+	const struct config_server *s = &sv->rt->cfg->server;
+	struct timeval tv = clock_timeval(s->drain_delay);
 
-	if (sv->draining) {
+	if (sv->phase == SERVER_DRAINS) {
 		event_base_loopbreak(sv->base);
 		return;
 	}
-	log_msg(LOG_INFO, "signal %d: draining for at most %llu ms", (int)sig,
-	    (unsigned long long)ms);
-	sv->draining = true;
-	server_status(sv, sv->status);
-	/* A manager that knows of a shorter time only would kill us. */
-	systemd_stopping(ms + SERVER_STOP_MARGIN_MS, sv->status);
+	if (sv->phase == SERVER_LEAVES || s->drain_delay == 0) {
+		server_drain(sv, (int)sig);
+		return;
+	}
+	log_msg(LOG_INFO, "signal %d: listeners stay open for %llu ms",
+	    (int)sig, (unsigned long long)s->drain_delay);
+	server_enter(sv, SERVER_LEAVES, s->drain_delay + s->shutdown_grace);
+	evtimer_add(sv->delay, &tv);
+}
+
+static void
+server_delay_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+	server_drain(arg, 0);
+}
+
+/* sig: 0 at the end of the delay. */
+static void
+server_drain(struct server *sv, int sig)
+{
+	uint64_t ms = sv->rt->cfg->server.shutdown_grace;
+	struct timeval tv = clock_timeval(ms);
+
+	evtimer_del(sv->delay);
+	if (sig != 0)
+		log_msg(LOG_INFO, "signal %d: draining for at most %llu ms",
+		    sig, (unsigned long long)ms);
+	else
+		log_msg(LOG_INFO,
+		    "drain_delay is over: draining for at most %llu ms",
+		    (unsigned long long)ms);
+	server_enter(sv, SERVER_DRAINS, ms);
 	evtimer_add(sv->grace, &tv);
 	for (size_t i = 0; i < sv->n_workers; i++) {
 		sv->empty[i].server = sv;
@@ -582,6 +624,15 @@ server_stop_cb(evutil_socket_t sig, short what UNUSED, void *arg)
 		sv->empty[i].item.arg = sv;
 		worker_drain(sv->worker[i], server_tell_empty, &sv->empty[i]);
 	}
+}
+
+/* A manager that knows of a shorter time only would kill us. */
+static void
+server_enter(struct server *sv, enum server_phase phase, uint64_t ms)
+{
+	sv->phase = phase;
+	server_status(sv, sv->status);
+	systemd_stopping(ms + SERVER_STOP_MARGIN_MS, sv->status);
 }
 
 /* Another interval begins at once. One that has not changed goes on: reloads
@@ -693,7 +744,7 @@ server_beat(void *arg)
 	if (sv->watched)
 		systemd_ping();
 	server_status(sv, text);
-	if (sv->announce && !sv->draining)
+	if (sv->announce && sv->phase == SERVER_SERVES)
 		sv->announce = !systemd_ready(text);
 	else if (strcmp(text, sv->status) != 0)
 		systemd_status(text);
@@ -719,9 +770,9 @@ server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
 	char when[40] = "";
 	struct tm tm;
 
-	if (sv->draining) {
-		snprintf(text, SERVER_STATUS_MAX, "draining: %u connections",
-		    n);
+	if (sv->phase != SERVER_SERVES) {
+		snprintf(text, SERVER_STATUS_MAX, "%s: %u connections",
+		    sv->phase == SERVER_LEAVES ? "leaving" : "draining", n);
 		return;
 	}
 	if (sv->reloaded != 0 && gmtime_r(&sv->reloaded, &tm) != NULL)
@@ -785,6 +836,8 @@ server_clear(struct server *sv)
 			event_free(sv->signals[i]);
 	if (sv->tick != NULL)
 		event_free(sv->tick);
+	if (sv->delay != NULL)
+		event_free(sv->delay);
 	if (sv->grace != NULL)
 		event_free(sv->grace);
 	if (sv->beat != NULL)

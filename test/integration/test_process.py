@@ -866,6 +866,39 @@ class Drain(Case):
         d.terminate()
         self.assertEqual(d.process.wait(), 0)
 
+    def test_delay(self):
+        """drain_delay: after SIGTERM: how long listeners stay open
+        (CONFIG)"""
+        d = self.start(shutdown_grace="30s", drain_delay="1500ms")
+        relayed = self.login(d, tls="implicit")
+        start = time.monotonic()
+        d.terminate()
+        d.wait_log("listeners stay open for 1500 ms")
+        # Clients are served as before, and a reload is no way back.
+        d.hang_up()
+        self.login(d, tls="implicit").cmd("QUIT")
+        d.wait_log("drain_delay is over: draining for at most 30000 ms")
+        self.assertGreaterEqual(time.monotonic() - start, 1.4)
+        wait_until(lambda: not is_listening(d.port), "nobody new is let in")
+        self.assertNotIn('"reloaded"', d.output())
+        self.assertReply(relayed.cmd("NOOP"), "+OK")
+        relayed.cmd("QUIT")
+        self.assertEqual(d.process.wait(), 0)
+
+    def test_delay_is_skipped(self):
+        """A second SIGTERM ends the delay, a third one the drain."""
+        d = self.start(shutdown_grace="60s", drain_delay="60s")
+        c = self.login(d, tls="implicit")
+        d.terminate()
+        d.wait_log("listeners stay open for 60000 ms")
+        self.assertTrue(is_listening(d.port))
+        d.terminate()
+        d.wait_log("signal 15: draining for at most 60000 ms")
+        wait_until(lambda: not is_listening(d.port), "it drains")
+        self.assertReply(c.cmd("NOOP"), "+OK")
+        d.terminate()
+        self.assertEqual(d.process.wait(), 0)
+
     def test_login_in_progress(self):
         """a login that has begun is finished"""
         d = self.start(shutdown_grace="30s")

@@ -163,6 +163,20 @@ class Notify(Systemd):
         self.assertEqual(d.process.wait(), 0)
         self.assertFalse([x for x in m.listen(.1) if "READY" in x])
 
+    def test_leaving(self):
+        """With drain_delay the time for both is asked for at once."""
+        m = self.manager()
+        d = self.running(m, server={"threads": 3, "shutdown_grace": "20s",
+                                    "drain_delay": "60s"})
+        d.terminate()
+        self.assertEqual(m.until("STOPPING"), {
+            "STOPPING": "1", "EXTEND_TIMEOUT_USEC": "90000000",
+            "STATUS": "leaving: 0 connections"})
+        d.terminate()
+        self.assertEqual(m.until("STOPPING")["EXTEND_TIMEOUT_USEC"],
+                         "30000000")
+        self.assertEqual(d.process.wait(), 0)
+
     def test_status(self):
         """The status says how many connections there are."""
         m = self.manager(WATCHDOG)
