@@ -19,7 +19,8 @@ struct store_table;
  * number of words, over-long identifier, NUL, an undeclared destination, an
  * identifier given twice with different destinations. NULL: unreadable or no
  * memory (also reported). Identifiers are normalised as the configuration
- * says. A file_path of "" gives an empty table. */
+ * says. A file_path of "", and another
+ * mapping.source, give an empty table. */
 struct store_table *store_table_load(const struct config *cfg,
     struct config_problems *problems);
 void store_table_free(struct store_table **table);

@@ -53,15 +53,27 @@ struct store_spec {
 	size_t n_workers; /* that share the configured pool_size */
 };
 
+#define STORE_SCHEMES_MAX 4
+
 struct store_kind {
-	const char *name;
+	const char *name; /* for people: "PostgreSQL" */
+	enum mapping_source source;
+	/* How its URL may begin; the last one is NULL. None: it has no URL. */
+	const char *schemes[STORE_SCHEMES_MAX];
+	/* The key that says where the store is, and its text's place in struct
+	 * config_mapping. */
+	const char *key;
+	size_t value;
 	/* Answers from memory, at once and during call(): neither a cache in
 	 * front of it nor a timeout could help. */
 	bool local;
-	/* What can be known without asking it: its URL, its queries, its file.
-	 * NULL: nothing. -1: err says what is wrong. 1: err is a warning, for
-	 * it may be right by the time of the first lookup. */
-	int (*check)(const struct config *cfg, struct err *err);
+	/* Reports what can be known without asking the store: its URL, its
+	 * queries, its file. NULL: nothing. */
+	void (*check)(const struct config *cfg,
+	    struct config_problems *problems);
+	/* Writes in one line where the routes are. NULL: the URL tells. */
+	void (*describe)(const struct config *cfg,
+	    const struct store_table *table, char *buf, size_t size);
 	/* Main thread; must not touch base before the first call. spec's parts
 	 * are borrowed for the store's life. */
 	struct store *(*open)(const struct store_spec *spec, struct err *err);
@@ -87,9 +99,14 @@ extern const struct store_kind store_http;
 /* The kind that a configuration asks for; NULL: not built in. */
 const struct store_kind *store_kind_find(const struct config_mapping *mapping);
 
-/* "file, redis, ...", for people. Returns buf. */
-#define STORE_KINDS_MAX 128
-const char *store_kinds_built(char *buf, size_t size);
+/* Reports what is wrong with the store that cfg asks for. */
+void store_check(const struct config *cfg, struct config_problems *problems);
+
+/* Writes in one line where the routes are, without a password: a URL, or a
+ * file and the number of its entries. The kind must be built in. */
+#define STORE_DESCRIPTION_MAX 8192
+void store_describe(const struct config *cfg, const struct store_table *table,
+    char *buf, size_t size);
 
 /* Calls done with FAILED and text; always NULL, so that "return
  * store_fail(...)" reads well in a call(). */
@@ -97,6 +114,16 @@ struct store_call *store_fail(const struct store_request *rq, const char *text);
 
 /* A name or an address that does not leave this host. */
 bool store_is_loopback(const char *host);
+
+/* For a check(): warns that the server at the key's URL need not prove who it
+ * is. cure: "rediss://". */
+void store_warn_unverified(const struct config *cfg,
+    struct config_problems *problems, const char *key, const char *cure);
+
+/* For a check() of an SQL store: reports what is wrong with its queries. mark:
+ * stands for the first parameter. Returns true if nothing is. */
+bool store_sql_check(const struct config *cfg, const char *mark,
+    struct config_problems *problems);
 
 /* Questions of one worker that wait for an answer; a store so far behind is of
  * no use, and the next one fails at once. */

@@ -620,6 +620,20 @@ config_keys_below(const struct config_key *section,
 }
 
 const char *
+config_keys_word(const char *path, int value)
+{
+	const struct config_key *key = config_keys;
+	const struct config_word *word;
+
+	while (strcmp(key->path, path) != 0)
+		key++;
+	word = key->words;
+	while (word->value != value)
+		word++;
+	return word->text;
+}
+
+const char *
 config_keys_name(const struct config_key *key)
 {
 	const char *dot = strrchr(key->path, '.');

@@ -74,6 +74,9 @@ const struct config_key *config_keys_find(const struct config_key *section,
 const struct config_key *config_keys_next(const struct config_key *section,
     const struct config_key *before);
 
+/* The word that has the value, among those of the key at path. */
+const char *config_keys_word(const char *path, int value);
+
 /* The last part of its path. */
 const char *config_keys_name(const struct config_key *key);
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "keys.h"
 #include "notes.h"
 #include "platform/log.h"
 
@@ -31,8 +32,6 @@ static void rules_advertise(const struct config *cfg, struct notes *n);
 static void rules_default_destination(const struct config *cfg,
     struct notes *n);
 static void rules_mapping(const struct config *cfg, struct notes *n);
-static void rules_sql(const struct config *cfg, struct notes *n);
-static void rules_http(const struct config *cfg, struct notes *n);
 static void rules_unused(const struct config *cfg, struct notes *n);
 static void rules_admin(const struct config *cfg, struct notes *n);
 static void rules_admin_token(const struct config *cfg, struct notes *n);
@@ -63,8 +62,6 @@ static void (*const rules_of_all[])(const struct config *, struct notes *) = {
     rules_advertise,
     rules_default_destination,
     rules_mapping,
-    rules_sql,
-    rules_http,
     rules_unused,
     rules_admin,
     rules_admin_token,
@@ -99,9 +96,6 @@ static const struct config_suite rules_suite_table[] = {
     {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", TLS_V1_2},
     {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", TLS_V1_2},
 };
-
-static const char *const rules_source_names[] = {
-    "file", "redis", "sql", "http"};
 
 /* Lines of CAPA that mailferry sets itself. */
 static const char *const rules_own_capabilities[] = {
@@ -298,7 +292,8 @@ rules_default_destination(const struct config *cfg, struct notes *n)
 static void
 rules_mapping(const struct config *cfg, struct notes *n)
 {
-	const char *source = rules_source_names[cfg->mapping.source];
+	const char *source =
+	    config_keys_word("mapping.source", cfg->mapping.source);
 
 	if (!notes_has(n, "mapping") || notes_has(n, "mapping.%s", source))
 		return;
@@ -307,39 +302,6 @@ rules_mapping(const struct config *cfg, struct notes *n)
 		    source);
 }
 
-static void
-rules_sql(const struct config *cfg, struct notes *n)
-{
-	const struct config_mapping *m = &cfg->mapping;
-	bool postgres = strncmp(m->sql_url, "postgres:", 9) == 0;
-	const char *mark = postgres ? "$1" : "?";
-	bool upsert = *m->sql_upsert_query != '\0';
-	bool removes = *m->sql_delete_query != '\0';
-
-	if (*m->sql_query != '\0' && strstr(m->sql_query, mark) == NULL &&
-	    notes_at(n, "mapping.sql.query"))
-		notes_error(n,
-		    "nothing stands for the identifier (a query with %s)",
-		    mark);
-	if (upsert && !removes && notes_at(n, "mapping.sql.upsert_query"))
-		notes_error(n, "without delete_query (both or neither)");
-	if (removes && !upsert && notes_at(n, "mapping.sql.delete_query"))
-		notes_error(n, "without upsert_query (both or neither)");
-}
-
-static void
-rules_http(const struct config *cfg, struct notes *n)
-{
-	const char *url = cfg->mapping.http_url;
-
-	if (*url != '\0' && strstr(url, "%u") == NULL &&
-	    notes_at(n, "mapping.http.url"))
-		notes_error(n,
-		    "nothing stands for the identifier (a URL with %%u)");
-}
-
-/* What is read and checked, so that a file can be shared with a later version,
- * and nothing else. Defaults of single keys do no harm. */
 static void
 rules_unused(const struct config *cfg, struct notes *n)
 {

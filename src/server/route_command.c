@@ -253,7 +253,7 @@ route_written(void *arg, const char *reason)
 		return;
 	}
 	printf("%s\n",
-	    run->rt->cfg->mapping.source == SOURCE_FILE
+	    store_kind_find(&run->rt->cfg->mapping)->local
 		? "written; in effect after a reload (SIGHUP)"
 		: "written");
 	route_end(run, EXIT_SUCCESS);

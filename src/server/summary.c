@@ -181,24 +181,11 @@ static void
 summary_mapping(const struct runtime *rt)
 {
 	const struct config_mapping *m = &rt->cfg->mapping;
-	const char *key = m->source == SOURCE_REDIS ? "mapping.redis.url"
-	    : m->source == SOURCE_SQL		    ? "mapping.sql.url"
-						    : "mapping.http.url";
-	const char *url = m->source == SOURCE_REDIS ? m->redis_url
-	    : m->source == SOURCE_SQL		    ? m->sql_url
-						    : m->http_url;
-	char masked[CONFIG_URL_MAX + 1];
+	char text[STORE_DESCRIPTION_MAX];
 
+	store_describe(rt->cfg, rt->table, text, sizeof(text));
 	printf("  %s: ", store_kind_find(m)->name);
-	if (m->source != SOURCE_FILE) {
-		config_show_url(rt->cfg, key, url, masked);
-		summary_text(masked);
-	} else if (*m->file_path == '\0') {
-		printf("none, everybody is at the default destination");
-	} else {
-		summary_text(m->file_path);
-		printf(", %zu entries", store_table_count(rt->table));
-	}
+	summary_text(text);
 	printf("%s\n",
 	    m->normalize == NORMALIZE_LOWERCASE ? ", in lower case" : "");
 }

@@ -28,8 +28,6 @@ static bool runtime_load(struct runtime *rt, const struct runtime *old,
 static struct cache *runtime_cache(const struct config *cfg,
     const struct runtime *old);
 static bool runtime_same_routes(const struct config *a, const struct config *b);
-static void runtime_check_store(const struct config *cfg,
-    struct config_problems *problems);
 static bool runtime_destinations(struct runtime *rt, const struct runtime *old);
 static struct destination *runtime_destination_make(const struct runtime *rt,
     size_t i, enum protocol p, const struct runtime *old);
@@ -94,7 +92,7 @@ runtime_load(struct runtime *rt, const struct runtime *old,
 		return false;
 	for (size_t i = 0; i < cfg->n_destination; i++)
 		rt->trust[i] = tls_trust_load(cfg, i, problems);
-	runtime_check_store(cfg, problems);
+	store_check(cfg, problems);
 	rt->table = store_table_load(cfg, problems);
 	rt->cache = runtime_cache(cfg, old);
 	return rt->cache != NULL && rt->table != NULL;
@@ -132,35 +130,6 @@ void
 runtime_publish(struct runtime *rt)
 {
 	cache_fence(rt->cache);
-}
-
-static void
-runtime_check_store(const struct config *cfg, struct config_problems *problems)
-{
-	static const char *const paths[] = {
-	    [SOURCE_FILE] = "mapping.file.path",
-	    [SOURCE_REDIS] = "mapping.redis.url",
-	    [SOURCE_SQL] = "mapping.sql.url",
-	    [SOURCE_HTTP] = "mapping.http.url",
-	};
-	const struct config_mapping *m = &cfg->mapping;
-	const struct store_kind *kind = store_kind_find(m);
-	char built[STORE_KINDS_MAX];
-	struct err err = {""};
-	int status = 0;
-
-	if (kind == NULL)
-		config_problem(cfg, problems,
-		    m->source == SOURCE_SQL ? paths[m->source]
-					    : "mapping.source",
-		    "this source is not built in (%s)",
-		    store_kinds_built(built, sizeof(built)));
-	else if (kind->check != NULL)
-		status = kind->check(cfg, &err);
-	if (status < 0)
-		config_problem(cfg, problems, paths[m->source], "%s", err.text);
-	else if (status > 0)
-		config_warning(cfg, problems, paths[m->source], "%s", err.text);
 }
 
 static bool

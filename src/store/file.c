@@ -51,6 +51,8 @@ struct store_load {
 	bool out_of_memory;
 };
 
+static void store_file_describe(const struct config *cfg,
+    const struct store_table *table, char *buf, size_t size);
 static struct store *store_file_open(const struct store_spec *spec,
     struct err *err);
 static void store_file_close(struct store *st);
@@ -68,12 +70,30 @@ static void store_file_problem(struct store_load *load, const char *what,
 
 const struct store_kind store_file = {
     .name = "file",
+    .source = SOURCE_FILE,
+    .key = "mapping.file.path",
+    .value = offsetof(struct config_mapping, file_path),
     .local = true,
+    .describe = store_file_describe,
     .open = store_file_open,
     .close = store_file_close,
     .call = store_file_call,
     .cancel = store_file_cancel,
 };
+
+static void
+store_file_describe(const struct config *cfg, const struct store_table *table,
+    char *buf, size_t size)
+{
+	const char *path = cfg->mapping.file_path;
+
+	if (*path == '\0')
+		snprintf(buf, size,
+		    "none, everybody is at the default destination");
+	else
+		snprintf(buf, size, "%s, %zu entries", path,
+		    store_table_count(table));
+}
 
 static struct store *
 store_file_open(const struct store_spec *spec, struct err *err)
@@ -150,7 +170,8 @@ store_table_load(const struct config *cfg, struct config_problems *problems)
 	load.table = table;
 	if (table == NULL)
 		err_set(&err, "out of memory");
-	else if (cfg->mapping.file_path[0] == '\0')
+	else if (cfg->mapping.source != SOURCE_FILE ||
+	    cfg->mapping.file_path[0] == '\0')
 		return table;
 	else
 		table->text =

@@ -21,6 +21,7 @@
 #include "proto/identifier.h"
 #include "health.h"
 
+#define HTTP_KEY "mapping.http.url"
 #define HTTP_BODY_MAX 4096 /* a name, or a small JSON object */
 #define HTTP_SPARE_MAX 64 /* handles that are kept after a flood */
 #define HTTP_WORD "%u" /* what the identifier replaces */
@@ -51,7 +52,9 @@ struct store {
 static pthread_once_t http_once = PTHREAD_ONCE_INIT;
 
 static void http_global_init(void);
-static int store_http_check(const struct config *cfg, struct err *err);
+static void store_http_check(const struct config *cfg,
+    struct config_problems *problems);
+static CURLUcode http_check_url(const char *url, bool *loopback_out);
 static struct store *store_http_open(const struct store_spec *spec,
     struct err *err);
 static void store_http_close(struct store *st);
@@ -77,6 +80,10 @@ static bool http_destination(struct http_call *call, char *out, size_t size);
 
 const struct store_kind store_http = {
     .name = "HTTP",
+    .source = SOURCE_HTTP,
+    .schemes = {"http://", "https://"},
+    .key = HTTP_KEY,
+    .value = offsetof(struct config_mapping, http_url),
     .check = store_http_check,
     .open = store_http_open,
     .close = store_http_close,
@@ -90,26 +97,49 @@ http_global_init(void)
 	curl_global_init(CURL_GLOBAL_ALL);
 }
 
-static int
-store_http_check(const struct config *cfg, struct err *err)
+static void
+store_http_check(const struct config *cfg, struct config_problems *problems)
 {
-	char *url = http_url(cfg->mapping.http_url, "alice@example.com");
-	CURLU *parsed;
-	CURLUcode code;
+	const char *pattern = cfg->mapping.http_url;
+	char *url = http_url(pattern, "alice@example.com");
+	CURLUcode code = CURLUE_OUT_OF_MEMORY;
+	bool loopback = false;
 
 	pthread_once(&http_once, http_global_init);
-	parsed = curl_url();
-	if (url == NULL || parsed == NULL) {
-		err_set(err, "out of memory");
-		code = CURLUE_OUT_OF_MEMORY;
-	} else {
-		code = curl_url_set(parsed, CURLUPART_URL, url, 0);
-		if (code != CURLUE_OK)
-			err_set(err, "malformed: %s", curl_url_strerror(code));
-	}
-	curl_url_cleanup(parsed);
+	if (strstr(pattern, HTTP_WORD) == NULL)
+		config_problem(cfg, problems, HTTP_KEY,
+		    "nothing stands for the identifier (a URL with %s)",
+		    HTTP_WORD);
+	if (url != NULL)
+		code = http_check_url(url, &loopback);
+	if (code != CURLUE_OK)
+		config_problem(cfg, problems, HTTP_KEY, "malformed: %s",
+		    curl_url_strerror(code));
+	else if (strncmp(pattern, "http:", strlen("http:")) == 0 && !loopback)
+		store_warn_unverified(cfg, problems, HTTP_KEY, "https://");
 	free(url);
-	return code == CURLUE_OK ? 0 : -1;
+}
+
+static CURLUcode
+http_check_url(const char *url, bool *loopback_out)
+{
+	CURLU *parsed = curl_url();
+	char *host = NULL, *bare;
+	CURLUcode code = CURLUE_OUT_OF_MEMORY;
+
+	if (parsed != NULL)
+		code = curl_url_set(parsed, CURLUPART_URL, url, 0);
+	if (code == CURLUE_OK)
+		code = curl_url_get(parsed, CURLUPART_HOST, &host, 0);
+	if (code == CURLUE_OK) {
+		/* Brackets around IPv6. */
+		bare = *host == '[' ? host + 1 : host;
+		bare[strcspn(bare, "]")] = '\0';
+		*loopback_out = store_is_loopback(bare);
+	}
+	curl_free(host);
+	curl_url_cleanup(parsed);
+	return code;
 }
 
 static struct store *

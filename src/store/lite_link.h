@@ -23,8 +23,9 @@ extern const struct blocking_kind lite_link;
 struct lite_file *lite_file_new(const struct config *cfg, size_t max_conns);
 void lite_file_unref(struct lite_file *f);
 
-/* Looks at the file and the queries, without waiting for a lock. As a
- * store_kind's check(). */
+/* Looks at the file and the queries, without waiting for a lock. -1: err says
+ * what is wrong. 1: err is a warning, for it may be right by the time of the
+ * first lookup. */
 int lite_file_check(const struct lite_file *f, struct err *err) MUST_CHECK;
 
 #endif

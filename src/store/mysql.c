@@ -16,13 +16,16 @@
 #include "my_server.h"
 #include "pool.h"
 
+#define MY_KEY "mapping.sql.url"
+
 struct store {
 	const struct config_mapping *m;
 	struct my_server *server;
 	struct store_pool *pool;
 };
 
-static int store_mysql_check(const struct config *cfg, struct err *err);
+static void store_mysql_check(const struct config *cfg,
+    struct config_problems *problems);
 static struct store *store_mysql_open(const struct store_spec *spec,
     struct err *err);
 static void store_mysql_close(struct store *st);
@@ -33,6 +36,10 @@ static bool my_conn_open(struct store_conn *c, struct err *err);
 
 const struct store_kind store_mysql = {
     .name = "MySQL",
+    .source = SOURCE_SQL,
+    .schemes = {"mysql://"},
+    .key = MY_KEY,
+    .value = offsetof(struct config_mapping, sql_url),
     .check = store_mysql_check,
     .open = store_mysql_open,
     .close = store_mysql_close,
@@ -56,18 +63,23 @@ my_global_init(void)
 	mysql_library_init(0, NULL, NULL);
 }
 
-static int
-store_mysql_check(const struct config *cfg, struct err *err)
+static void
+store_mysql_check(const struct config *cfg, struct config_problems *problems)
 {
 	struct my_server *s;
+	struct err err;
 
+	store_sql_check(cfg, "?", problems);
 	if (*cfg->mapping.sql_channel != '\0')
-		return err_set(err, "MySQL knows no channel (postgres://)");
-	s = my_server_new(cfg, 0, err);
+		config_problem(cfg, problems, MY_KEY,
+		    "MySQL knows no channel (postgres://)");
+	s = my_server_new(cfg, 0, &err);
 	if (s == NULL)
-		return -1;
+		config_problem(cfg, problems, MY_KEY, "%s", err.text);
+	else if (s->tls != MY_TLS_VERIFIED && s->host != NULL &&
+	    s->socket == NULL && !store_is_loopback(s->host))
+		store_warn_unverified(cfg, problems, MY_KEY, "ssl-mode=verify");
 	my_server_unref(s);
-	return 0;
 }
 
 static struct store *

@@ -18,6 +18,7 @@
 #include "channel.h"
 #include "pool.h"
 
+#define PG_KEY "mapping.sql.url"
 #define PG_NAME_MAX 256 /* octets of a destination's name */
 #define PG_PING_MS 10000 /* how often the channel's server is asked for life */
 
@@ -52,7 +53,8 @@ struct pg_conn {
 	char text[PG_NAME_MAX + 1]; /* destination or reason */
 };
 
-static int store_postgres_check(const struct config *cfg, struct err *err);
+static void store_postgres_check(const struct config *cfg,
+    struct config_problems *problems);
 static struct store *store_postgres_open(const struct store_spec *spec,
     struct err *err);
 static void store_postgres_close(struct store *st);
@@ -80,6 +82,10 @@ static void pg_ignore_notify(void *arg, const char *payload);
 
 const struct store_kind store_postgres = {
     .name = "PostgreSQL",
+    .source = SOURCE_SQL,
+    .schemes = {"postgres://"},
+    .key = PG_KEY,
+    .value = offsetof(struct config_mapping, sql_url),
     .check = store_postgres_check,
     .open = store_postgres_open,
     .close = store_postgres_close,
@@ -100,23 +106,21 @@ static const struct pg_link_events pg_conn_events = {
 static const struct pg_link_events pg_watch_events = {
     pg_watch_ready, pg_watch_result, pg_watch_notify, pg_watch_lost};
 
-static int
-store_postgres_check(const struct config *cfg, struct err *err)
+static void
+store_postgres_check(const struct config *cfg, struct config_problems *problems)
 {
 	struct pg_server server;
+	struct err err;
 
-	int status = 0;
-
-	if (pg_server_init(&server, cfg, err) == -1)
-		return -1;
-	if (!pg_server_is_safe(&server)) {
-		err_set(err,
-		    "the server is not verified: anybody on the way may say "
-		    "where mailboxes are (sslmode=verify-full)");
-		status = 1;
+	store_sql_check(cfg, "$1", problems);
+	if (pg_server_init(&server, cfg, &err) == -1) {
+		config_problem(cfg, problems, PG_KEY, "%s", err.text);
+		return;
 	}
+	if (!pg_server_is_safe(&server))
+		store_warn_unverified(cfg, problems, PG_KEY,
+		    "sslmode=verify-full");
 	pg_server_clear(&server);
-	return status;
 }
 
 static struct store *

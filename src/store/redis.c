@@ -25,6 +25,7 @@
 #include "channel.h"
 #include "health.h"
 
+#define REDIS_KEY "mapping.redis.url"
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
 
 /* A struct store_call of ours. */
@@ -56,7 +57,8 @@ struct store {
 	struct store_channel channel; /* its timer: pause, or ping */
 };
 
-static int store_redis_check(const struct config *cfg, struct err *err);
+static void store_redis_check(const struct config *cfg,
+    struct config_problems *problems);
 static struct store *store_redis_open(const struct store_spec *spec,
     struct err *err);
 static void store_redis_close(struct store *st);
@@ -82,6 +84,10 @@ static void redis_watch_timer_cb(evutil_socket_t fd, short what, void *arg);
 
 const struct store_kind store_redis = {
     .name = "Redis",
+    .source = SOURCE_REDIS,
+    .schemes = {"redis://", "rediss://", "unix://"},
+    .key = REDIS_KEY,
+    .value = offsetof(struct config_mapping, redis_url),
     .check = store_redis_check,
     .open = store_redis_open,
     .close = store_redis_close,
@@ -95,15 +101,20 @@ static const struct redis_conn_events redis_store_events = {
 static const struct redis_conn_events redis_watch_events = {
     redis_watch_ready, redis_watch_reply, redis_watch_lost};
 
-static int
-store_redis_check(const struct config *cfg, struct err *err)
+static void
+store_redis_check(const struct config *cfg, struct config_problems *problems)
 {
 	struct redis_server server;
+	struct err err;
 
-	if (redis_server_init(&server, cfg, err) == -1)
-		return -1;
+	if (redis_server_init(&server, cfg, &err) == -1) {
+		config_problem(cfg, problems, REDIS_KEY, "%s", err.text);
+		return;
+	}
+	if (server.tls == NULL && server.path == NULL &&
+	    !store_is_loopback(server.dest.host))
+		store_warn_unverified(cfg, problems, REDIS_KEY, "rediss://");
 	redis_server_clear(&server);
-	return 0;
 }
 
 static struct store *

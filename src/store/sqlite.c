@@ -12,13 +12,16 @@
 #include "lite_link.h"
 #include "pool.h"
 
+#define LITE_KEY "mapping.sql.url"
+
 struct store {
 	const struct config_mapping *m;
 	struct lite_file *file;
 	struct store_pool *pool;
 };
 
-static int store_sqlite_check(const struct config *cfg, struct err *err);
+static void store_sqlite_check(const struct config *cfg,
+    struct config_problems *problems);
 static struct store *store_sqlite_open(const struct store_spec *spec,
     struct err *err);
 static void store_sqlite_close(struct store *st);
@@ -28,6 +31,10 @@ static bool lite_conn_open(struct store_conn *c, struct err *err);
 
 const struct store_kind store_sqlite = {
     .name = "SQLite",
+    .source = SOURCE_SQL,
+    .schemes = {"sqlite://"},
+    .key = LITE_KEY,
+    .value = offsetof(struct config_mapping, sql_url),
     .check = store_sqlite_check,
     .open = store_sqlite_open,
     .close = store_sqlite_close,
@@ -43,20 +50,25 @@ static const struct store_conn_kind lite_conn_kind = {
     .close = blocking_close,
 };
 
-static int
-store_sqlite_check(const struct config *cfg, struct err *err)
+/* SQLite looks at the queries only if they are as they must be. */
+static void
+store_sqlite_check(const struct config *cfg, struct config_problems *problems)
 {
-	struct lite_file *file;
-	int status;
+	bool fine = store_sql_check(cfg, "?", problems);
+	struct lite_file *file = lite_file_new(cfg, 0);
+	struct err err = {"out of memory"};
+	int status = -1;
 
 	if (*cfg->mapping.sql_channel != '\0')
-		return err_set(err, "SQLite knows no channel");
-	file = lite_file_new(cfg, 0);
-	if (file == NULL)
-		return err_set(err, "out of memory");
-	status = lite_file_check(file, err);
+		config_problem(cfg, problems, LITE_KEY,
+		    "SQLite knows no channel");
+	if (file != NULL)
+		status = fine ? lite_file_check(file, &err) : 0;
+	if (status < 0)
+		config_problem(cfg, problems, LITE_KEY, "%s", err.text);
+	else if (status > 0)
+		config_warning(cfg, problems, LITE_KEY, "%s", err.text);
 	lite_file_unref(file);
-	return status;
 }
 
 static struct store *

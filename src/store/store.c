@@ -8,53 +8,140 @@
 
 #include "platform/addr.h"
 
-/* In the order in which they are looked for: source, then URL. */
-static const struct {
-	enum mapping_source source;
-	const char *scheme; /* "": any */
-	const struct store_kind *kind;
-	const char *text; /* for people */
-} store_kinds[] = {
-    {SOURCE_FILE, "", &store_file, "file"},
+#define STORE_BUILT_MAX 128
+
+static const struct store_kind *const store_kinds[] = {
+    &store_file,
 #ifdef MAILFERRY_REDIS
-    {SOURCE_REDIS, "", &store_redis, "redis"},
+    &store_redis,
 #endif
 #ifdef MAILFERRY_POSTGRES
-    {SOURCE_SQL, "postgres:", &store_postgres, "sql: postgres"},
+    &store_postgres,
 #endif
 #ifdef MAILFERRY_MYSQL
-    {SOURCE_SQL, "mysql:", &store_mysql, "sql: mysql"},
+    &store_mysql,
 #endif
 #ifdef MAILFERRY_SQLITE
-    {SOURCE_SQL, "sqlite:", &store_sqlite, "sql: sqlite"},
+    &store_sqlite,
 #endif
 #ifdef MAILFERRY_HTTP
-    {SOURCE_HTTP, "", &store_http, "http"},
+    &store_http,
 #endif
 };
+
+static const char *store_kind_value(const struct store_kind *kind,
+    const struct config_mapping *m);
+static bool store_kind_fits(const struct store_kind *kind, const char *url);
+static void store_not_built(const struct config *cfg,
+    struct config_problems *problems);
 
 const struct store_kind *
 store_kind_find(const struct config_mapping *m)
 {
 	for (size_t i = 0; i < ARRAY_LEN(store_kinds); i++)
-		if (store_kinds[i].source == m->source &&
-		    (m->source != SOURCE_SQL ||
-			strncmp(m->sql_url, store_kinds[i].scheme,
-			    strlen(store_kinds[i].scheme)) == 0))
-			return store_kinds[i].kind;
+		if (store_kinds[i]->source == m->source &&
+		    store_kind_fits(store_kinds[i],
+			store_kind_value(store_kinds[i], m)))
+			return store_kinds[i];
 	return NULL;
 }
 
-const char *
-store_kinds_built(char *buf, size_t size)
+static const char *
+store_kind_value(const struct store_kind *kind, const struct config_mapping *m)
 {
+	const void *at = (const char *)m + kind->value;
+
+	return *(char *const *)at;
+}
+
+static bool
+store_kind_fits(const struct store_kind *kind, const char *url)
+{
+	const char *const *scheme = kind->schemes;
+
+	if (*scheme == NULL)
+		return true;
+	while (*scheme != NULL && strncmp(url, *scheme, strlen(*scheme)) != 0)
+		scheme++;
+	return *scheme != NULL;
+}
+
+void
+store_check(const struct config *cfg, struct config_problems *problems)
+{
+	const struct store_kind *kind = store_kind_find(&cfg->mapping);
+
+	if (kind == NULL)
+		store_not_built(cfg, problems);
+	else if (kind->check != NULL)
+		kind->check(cfg, problems);
+}
+
+/* Another kind of the same source may be: then it is the URL that asks for what
+ * is not there. */
+static void
+store_not_built(const struct config *cfg, struct config_problems *problems)
+{
+	const char *key = "mapping.source";
+	char built[STORE_BUILT_MAX] = "";
 	size_t len = 0;
 
-	buf[0] = '\0';
-	for (size_t i = 0; i < ARRAY_LEN(store_kinds) && len < size; i++)
-		len += (size_t)snprintf(buf + len, size - len, "%s%s",
-		    i > 0 ? ", " : "", store_kinds[i].text);
-	return buf;
+	for (size_t i = 0; i < ARRAY_LEN(store_kinds); i++) {
+		if (store_kinds[i]->source == cfg->mapping.source)
+			key = store_kinds[i]->key;
+		len += (size_t)snprintf(built + len, sizeof(built) - len,
+		    "%s%s", i > 0 ? ", " : "", store_kinds[i]->name);
+	}
+	config_problem(cfg, problems, key, "this source is not built in (%s)",
+	    built);
+}
+
+void
+store_describe(const struct config *cfg, const struct store_table *table,
+    char *buf, size_t size)
+{
+	const struct store_kind *kind = store_kind_find(&cfg->mapping);
+	char masked[CONFIG_URL_MAX + 1];
+
+	if (kind->describe != NULL) {
+		kind->describe(cfg, table, buf, size);
+		return;
+	}
+	config_show_url(cfg, kind->key, store_kind_value(kind, &cfg->mapping),
+	    masked);
+	snprintf(buf, size, "%s", masked);
+}
+
+void
+store_warn_unverified(const struct config *cfg,
+    struct config_problems *problems, const char *key, const char *cure)
+{
+	config_warning(cfg, problems, key,
+	    "the server is not verified: anybody on the way may say where "
+	    "mailboxes are (%s)",
+	    cure);
+}
+
+bool
+store_sql_check(const struct config *cfg, const char *mark,
+    struct config_problems *problems)
+{
+	const struct config_mapping *m = &cfg->mapping;
+	bool upsert = *m->sql_upsert_query != '\0';
+	bool removes = *m->sql_delete_query != '\0';
+	bool asks = strstr(m->sql_query, mark) != NULL;
+
+	if (!asks)
+		config_problem(cfg, problems, "mapping.sql.query",
+		    "nothing stands for the identifier (a query with %s)",
+		    mark);
+	if (upsert && !removes)
+		config_problem(cfg, problems, "mapping.sql.upsert_query",
+		    "without delete_query (both or neither)");
+	if (removes && !upsert)
+		config_problem(cfg, problems, "mapping.sql.delete_query",
+		    "without upsert_query (both or neither)");
+	return asks && upsert == removes;
 }
 
 struct store_call *
