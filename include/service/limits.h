@@ -24,9 +24,12 @@ enum limits_entry limits_enter(const struct config_limits *rules,
 /* For what was COUNTED; the rules may have changed since. */
 void limits_leave(const struct addr *a);
 
-/* A login from a was refused; now: clock_ms(). */
+/* A login from a was refused. credentials: hash_keyed() of all of them. Those
+ * that were refused before, among the last ten of that address, do not count
+ * again: a phone with an old password must not throttle everybody behind its
+ * address. now: clock_ms(). */
 void limits_refused(const struct config_limits *rules, const struct addr *a,
-    uint64_t now);
+    uint64_t credentials, uint64_t now);
 
 /* Whether that has happened auth_failures_per_ip times in a window. */
 bool limits_throttled(const struct config_limits *rules, const struct addr *a,

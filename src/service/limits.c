@@ -1,12 +1,16 @@
 /* limits.c: what one client address may have.
  *
  * Refused logins are counted in two halves of a window that slides by halves:
- * never less than half a window, never more than a whole one. */
+ * never less than half a window, never more than a whole one.
+ *
+ * Of wrong credentials a keyed hash is kept, of the last few of an address, and
+ * nothing else. */
 
 #include "service/limits.h"
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "platform/hash.h"
 
@@ -17,7 +21,8 @@
 #include <utlist.h>
 
 #define LIMITS_SHARDS 16
-#define LIMITS_SHARD_MAX 8192 /* addresses; about 1 MiB a shard */
+#define LIMITS_SHARD_MAX 8192 /* addresses; about 1.5 MiB a shard */
+#define LIMITS_CREDENTIALS 10 /* told apart, of an address */
 
 struct limits_row {
 	UT_hash_handle hh;
@@ -26,6 +31,8 @@ struct limits_row {
 	unsigned connections;
 	unsigned refused[2]; /* this half window, and the one before */
 	uint64_t half; /* number of the current half window */
+	uint64_t wrong[LIMITS_CREDENTIALS]; /* the latest first */
+	unsigned n_wrong;
 };
 
 static struct limits_shard {
@@ -42,6 +49,7 @@ static struct limits_row *limits_find(struct limits_shard *sh,
     const struct addr_client *key, bool add);
 static void limits_make_room(struct limits_shard *sh);
 static void limits_drop(struct limits_shard *sh, struct limits_row *e);
+static bool limits_is_new(struct limits_row *e, uint64_t credentials);
 static void limits_slide(struct limits_row *e,
     const struct config_limits *rules, uint64_t now);
 
@@ -149,8 +157,7 @@ limits_leave(const struct addr *a)
 	e = limits_find(sh, &key, false);
 	if (e != NULL && e->connections > 0) {
 		e->connections--;
-		if (e->connections == 0 && e->refused[0] == 0 &&
-		    e->refused[1] == 0)
+		if (e->connections == 0 && e->n_wrong == 0)
 			limits_drop(sh, e);
 	}
 	pthread_mutex_unlock(&sh->lock);
@@ -170,9 +177,28 @@ limits_slide(struct limits_row *e, const struct config_limits *rules,
 	e->half = half;
 }
 
+/* Notes them as the latest. */
+static bool
+limits_is_new(struct limits_row *e, uint64_t credentials)
+{
+	unsigned i;
+	bool is_new;
+
+	for (i = 0; i < e->n_wrong && e->wrong[i] != credentials; i++)
+		;
+	is_new = i == e->n_wrong;
+	if (is_new && e->n_wrong < LIMITS_CREDENTIALS)
+		e->n_wrong++;
+	else if (is_new)
+		i--;
+	memmove(&e->wrong[1], &e->wrong[0], i * sizeof(e->wrong[0]));
+	e->wrong[0] = credentials;
+	return is_new;
+}
+
 void
 limits_refused(const struct config_limits *rules, const struct addr *a,
-    uint64_t now)
+    uint64_t credentials, uint64_t now)
 {
 	struct addr_client key;
 	struct limits_shard *sh;
@@ -182,7 +208,7 @@ limits_refused(const struct config_limits *rules, const struct addr *a,
 		return;
 	sh = limits_lock(&key);
 	e = limits_find(sh, &key, true);
-	if (e != NULL) {
+	if (e != NULL && limits_is_new(e, credentials)) {
 		limits_slide(e, rules, now);
 		e->refused[0]++;
 	}

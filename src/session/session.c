@@ -22,6 +22,7 @@
 
 #include "net/connector.h"
 #include "platform/clock.h"
+#include "platform/hash.h"
 #include "proto/identifier.h"
 #include "proto/pop3.h"
 #include "service/destination.h"
@@ -116,6 +117,7 @@ static void session_failed(struct session *s, enum failure why,
 static void session_refused(struct session *s, const struct backend_result *r);
 static const char *session_count_attempt(struct session *s, enum failure why,
     uint64_t *delay_out);
+static uint64_t session_credentials(const struct session *s);
 static void session_accepted(struct session *s, const struct backend_result *r);
 static void session_current(struct session *s);
 static void session_let_go(struct session *s);
@@ -623,10 +625,23 @@ session_count_attempt(struct session *s, enum failure why, uint64_t *delay_out)
 	if (spent < least)
 		*delay_out = least - spent;
 	if (why != FAIL_THROTTLED)
-		limits_refused(&s->cfg->limits, &s->origin.client, clock_ms());
+		limits_refused(&s->cfg->limits, &s->origin.client,
+		    session_credentials(s), clock_ms());
 	return ++s->attempts >= s->listener->max_auth_attempts
 	    ? "too many refused logins"
 	    : NULL;
+}
+
+/* A hash of all that was wrong. A malformed message is like no other. */
+static uint64_t
+session_credentials(const struct session *s)
+{
+	const struct secret *frame = &s->cred.frame;
+
+	if (frame->len == 0)
+		return hash_keyed(s->origin.id, strlen(s->origin.id)) +
+		    s->attempts;
+	return hash_keyed(frame->data, frame->len);
 }
 
 static void

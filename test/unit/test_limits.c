@@ -9,9 +9,11 @@
 #include "service/limits.h"
 
 #define WINDOW 1000
+#define NEXT (next++) /* other credentials each time */
 
 static struct cidr exempt[1];
 static struct config_limits rules;
+static uint64_t next;
 
 static struct addr
 ip(const char *text)
@@ -70,12 +72,12 @@ START_TEST(the_exempt_and_the_unlimited_are_not_counted)
 	for (int i = 0; i < 100; i++)
 		ck_assert_int_eq(limits_enter(&rules, &a), LIMITS_FREE);
 	for (int i = 0; i < 100; i++)
-		limits_refused(&rules, &a, 5);
+		limits_refused(&rules, &a, (uint64_t)i, 5);
 	ck_assert(!limits_throttled(&rules, &a, 5));
 	rules.max_connections_per_ip = rules.auth_failures_per_ip = 0;
 	for (int i = 0; i < 100; i++) {
 		ck_assert_int_eq(limits_enter(&rules, &b), LIMITS_FREE);
-		limits_refused(&rules, &b, 5);
+		limits_refused(&rules, &b, (uint64_t)i, 5);
 	}
 	ck_assert(!limits_throttled(&rules, &b, 5));
 }
@@ -100,14 +102,59 @@ START_TEST(refusals_throttle_for_a_window)
 {
 	struct addr a = ip("192.0.2.1"), b = ip("192.0.2.2");
 
-	limits_refused(&rules, &a, 10000);
-	limits_refused(&rules, &a, 10001);
+	limits_refused(&rules, &a, NEXT, 10000);
+	limits_refused(&rules, &a, NEXT, 10001);
 	ck_assert(!limits_throttled(&rules, &a, 10002));
-	limits_refused(&rules, &a, 10002);
+	limits_refused(&rules, &a, NEXT, 10002);
 	ck_assert(limits_throttled(&rules, &a, 10003));
 	ck_assert(limits_throttled(&rules, &a, 10000 + WINDOW / 2));
 	ck_assert(!limits_throttled(&rules, &a, 10000 + WINDOW));
 	ck_assert(!limits_throttled(&rules, &b, 10003));
+}
+END_TEST
+
+START_TEST(the_same_wrong_credentials_count_once)
+{
+	struct addr a = ip("192.0.2.1"), b = ip("192.0.2.2");
+	uint64_t now = 10000;
+
+	/* A phone with an old password, for days, and one wrong word by
+	 * somebody else behind its address. */
+	for (int i = 0; i < 1000; i++, now += WINDOW / 10)
+		limits_refused(&rules, &a, 7, now);
+	limits_refused(&rules, &a, 8, now);
+	ck_assert(!limits_throttled(&rules, &a, now));
+	/* Different ones count, and none of ten is forgotten. */
+	for (uint64_t i = 0; i < 3; i++)
+		limits_refused(&rules, &b, i, now);
+	ck_assert(limits_throttled(&rules, &b, now));
+	now += 2 * WINDOW;
+	for (uint64_t i = 0; i < 10; i++)
+		limits_refused(&rules, &b, i, now);
+	ck_assert(limits_throttled(&rules, &b, now));
+	now += 2 * WINDOW;
+	for (uint64_t i = 0; i < 10; i++)
+		limits_refused(&rules, &b, i, now);
+	ck_assert(!limits_throttled(&rules, &b, now));
+}
+END_TEST
+
+START_TEST(the_last_ten_credentials_are_told_apart)
+{
+	struct addr a = ip("192.0.2.1");
+	uint64_t now = 10000;
+
+	for (uint64_t i = 0; i < 11; i++)
+		limits_refused(&rules, &a, i, now);
+	now += 2 * WINDOW;
+	/* The oldest is forgotten, so it is new; then the next oldest is. */
+	limits_refused(&rules, &a, 0, now);
+	limits_refused(&rules, &a, 1, now);
+	ck_assert(!limits_throttled(&rules, &a, now));
+	limits_refused(&rules, &a, 10, now);
+	ck_assert(!limits_throttled(&rules, &a, now));
+	limits_refused(&rules, &a, 2, now);
+	ck_assert(limits_throttled(&rules, &a, now));
 }
 END_TEST
 
@@ -122,7 +169,7 @@ START_TEST(a_million_addresses_fit_a_bounded_table)
 		snprintf(text, sizeof(text), "10.%d.%d.%d", i >> 16,
 		    i >> 8 & 255, i & 255);
 		a = ip(text);
-		limits_refused(&rules, &a, 5);
+		limits_refused(&rules, &a, NEXT, 5);
 	}
 	/* One that holds connections is not forgotten for them. */
 	ck_assert_int_eq(limits_enter(&rules, &held), LIMITS_FULL);
@@ -144,6 +191,8 @@ main(void)
 	tcase_add_test(tc, the_exempt_and_the_unlimited_are_not_counted);
 	tcase_add_test(tc, what_was_counted_is_given_back_under_other_rules);
 	tcase_add_test(tc, refusals_throttle_for_a_window);
+	tcase_add_test(tc, the_same_wrong_credentials_count_once);
+	tcase_add_test(tc, the_last_ten_credentials_are_told_apart);
 	tcase_add_test(tc, a_million_addresses_fit_a_bounded_table);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
