@@ -1,8 +1,7 @@
 /* destination.h: what the workers share about one endpoint of a destination,
- * that is, about one host, port and protocol: how many connections it has,
- * whether it is well, and what it has been seen to understand. One port that
- * is dead says nothing about the host's other ports. Time is an argument
- * (clock_ms()). */
+ * that is, about one host, port and protocol: its places, whether it is well,
+ * and what it has been seen to understand. One port that is dead says nothing
+ * about the host's other ports. Time is an argument (clock_ms()). */
 
 #ifndef SERVICE_DESTINATION_H
 #define SERVICE_DESTINATION_H
@@ -11,36 +10,34 @@
 #include <stdint.h>
 
 #include "config/config.h"
+#include "service/gate.h"
 
 struct destination;
 
 /* One reference, the caller's. NULL: no memory. cfg is only read here. */
 struct destination *destination_new(const struct config_destination *cfg);
 struct destination *destination_ref(struct destination *d);
+/* The last one frees it: no place may be left. */
 void destination_unref(struct destination **d);
 /* As configured; lives as long as d, which outlives its configuration. */
 const char *destination_name(const struct destination *d);
+/* Its gate, for drains and figures. d's. */
+struct gate *destination_gate(struct destination *d);
 
-enum destination_entry {
-	DESTINATION_ENTERED,
-	DESTINATION_PROBE, /* entered, as the one that finds out */
-	DESTINATION_DOWN, /* it is down: a quick answer */
-	DESTINATION_FULL /* max_connecting, max_sessions, or recovering */
-};
-
-/* A connection that is not logged in yet takes a place among max_connecting
- * and max_sessions. A destination that is down lets nobody in until its
- * cooldown is over, and then one connection at a time, the probe. One that has
- * just come back lets in few at a time, twice as many after each success, so
- * that those who waited do not stampede it. client: addr_client_hash(). */
-enum destination_entry destination_enter(struct destination *d,
-    const struct config_destination *cfg, uint64_t now,
-    uint64_t client) MUST_CHECK;
-/* Moves its place from the connecting ones to the sessions alone. */
-void destination_logged_in(struct destination *d);
-/* Gives the place back. probe: what destination_enter() said; a probe that
- * goes without a verdict leaves the next one to find out. */
-void destination_leave(struct destination *d, bool logged_in, bool probe);
+/* Takes a place for a login of key (the identifier as it was routed, or "") or
+ * waits for one, as gate_enter() does; gate_poll() and gate_told() go on with
+ * it. A destination that is down lets nobody in until its cooldown is over, and
+ * then one connection at a time, the probe (p->probe). One that has just come
+ * back lets in few that are not proved yet, twice as many after each login that
+ * is answered, so that those who waited do not stampede it. */
+enum gate_verdict destination_enter(struct destination *d, struct gate_place *p,
+    const struct config_destination *cfg, const char *key,
+    uint64_t now) MUST_CHECK;
+/* The backend has accepted the login: the place is a session's. */
+void destination_logged_in(struct destination *d, struct gate_place *p);
+/* As gate_leave(). A probe that goes without a verdict leaves the next one to
+ * find out. */
+bool destination_leave(struct destination *d, struct gate_place *p) MUST_CHECK;
 
 /* The circuit breaker's rules, from config.server. */
 struct destination_health {
@@ -49,23 +46,42 @@ struct destination_health {
 	uint64_t cooldown; /* ms */
 };
 
-/* It has answered a login: it is well. True: it was down. */
-bool destination_worked(struct destination *d);
-/* It has been busy with a login for longer than failing takes. If it was down,
- * it is up, and others are let in; but what has failed so far still counts, for
- * there are backends that think about it and then hang up. True: it was. */
-bool destination_at_work(struct destination *d);
-/* It could not. host: the fault was before or in the connect, and so the
- * host's; otherwise it may be this client's doing (a backend that bans a
- * forwarded address hangs up), and counts only with others'. client, probe: as
- * in destination_enter(). True: that was the one that marks it down.
+/* What a failure may say of the destination. The rule: the host is to blame for
+ * what it does before it has a word of the client's login, or for what it does
+ * to every client. What one client can cause by its own login, however often
+ * and from however many addresses, is not the host's. */
+enum destination_fault {
+	/* Before or in the connect. Counts. */
+	DESTINATION_HOST,
+	/* Afterwards, before any word of the login was sent. It may be this
+	 * client's doing, for there are backends that ban a forwarded address
+	 * by hanging up: counts over min_clients. */
+	DESTINATION_EARLY,
+	/* EARLY, and it closed where its greeting was due. While sessions of
+	 * ours live there it is full, not down, and this counts nothing. */
+	DESTINATION_TURNED_AWAY,
+	/* After a word of the login was sent (a long password makes some hang
+	 * up). Counts once per client, and for clients that it has let in
+	 * before: if it hangs up on those, it does so on everybody. */
+	DESTINATION_LOGIN
+};
+
+/* It has answered p's login: it is well. True: it was down. */
+bool destination_worked(struct destination *d, struct gate_place *p);
+/* It has been busy with p's login for longer than failing takes. If it was
+ * down, it is up, and others are let in; but what has failed so far still
+ * counts, for there are backends that think about it and then hang up. True: it
+ * was down. */
+bool destination_at_work(struct destination *d, struct gate_place *p);
+/* It could not. True: that was the one that marks it down; whoever waits at its
+ * gate is told.
  *
  * While it is down only probes count. One of the host's own failures is another
  * cooldown for everybody, one that may be its client's doing for that client
  * only, until probes of min_clients have failed within a cooldown. */
-bool destination_failed(struct destination *d,
-    const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client, bool probe);
+bool destination_failed(struct destination *d, const struct gate_place *p,
+    const struct destination_health *rules, uint64_t now,
+    enum destination_fault fault);
 /* Whether destination_worked() would change anything; takes no lock. */
 bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);

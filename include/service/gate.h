@@ -103,7 +103,7 @@ enum gate_verdict gate_told(struct gate_place *p);
 enum gate_verdict gate_poll(struct gate_place *p, uint64_t now) MUST_CHECK;
 
 /* The backend has answered something that shows that it works, or has been
- * busy with the login for longer than failing takes. */
+ * busy with the login for longer than failing takes. Without a place: nothing. */
 void gate_prove(struct gate_place *p);
 
 /* The login is done: the place is a session's from now on, no longer a

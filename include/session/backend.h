@@ -24,6 +24,7 @@ struct bufferevent;
 struct connector_turns;
 struct destination;
 struct event_base;
+struct gate_place;
 struct resolver;
 struct tls_client;
 
@@ -58,7 +59,7 @@ struct backend_spec {
 	const struct config_destination *dest;
 	const struct config_endpoint *endpoint; /* dest's */
 	struct destination *shared; /* dest's health, and what was learnt */
-	bool probe; /* the one that finds out whether it is up again */
+	struct gate_place *place; /* the login's, at shared */
 	struct tls_client *tls;
 	struct connector_turns *turns; /* dest's source_ips */
 	const struct origin *origin;
@@ -82,8 +83,6 @@ void backend_free(struct backend **b);
 void backend_timeout(struct backend *b);
 
 const struct backend_facts *backend_facts(const struct backend *b);
-/* Returns true while it is the probe and has no verdict yet. */
-bool backend_is_probe(const struct backend *b);
 /* The state's name, for the log. Static. */
 const char *backend_state_name(const struct backend *b);
 

@@ -20,6 +20,8 @@ enum failure {
 	FAIL_DOWN, /* the destination is known to be down */
 	FAIL_THROTTLED, /* too many refused logins from this address */
 	FAIL_FULL, /* the destination has all the connections it may have */
+	FAIL_HELD, /* the account is held, for longer than it may wait */
+	FAIL_SHUTDOWN, /* the process ends while it waits for its turn */
 	FAIL_LOCAL, /* our own shortage: descriptors, memory, addresses */
 	FAIL_RESOLVE, /* the backend's name does not resolve */
 	FAIL_CONNECT, /* it does not take connections */

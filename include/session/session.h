@@ -15,6 +15,7 @@
 struct event;
 struct event_base;
 struct linger_set;
+struct mailbox;
 struct resolver;
 struct runtime_slice;
 struct session;
@@ -35,6 +36,7 @@ enum session_count {
  * part, session_env_init() the rest. */
 struct session_env {
 	struct event_base *base;
+	struct mailbox *mailbox;
 	struct resolver *resolver;
 	struct runtime_slice *slice; /* the current one */
 	void (*empty)(void *arg); /* draining, and the last session is gone */

@@ -100,6 +100,7 @@ worker_new(unsigned index, struct err *err)
 	w->mailbox = mailbox_new(w->base);
 	w->pause = evtimer_new(w->base, worker_pause_cb, w);
 	w->env.base = w->base;
+	w->env.mailbox = w->mailbox;
 	w->env.resolver =
 	    resolver_new(w->base, WORKER_RESOLV_CONF, WORKER_HOSTS);
 	if (w->mailbox == NULL || w->pause == NULL || w->env.resolver == NULL)
@@ -425,10 +426,11 @@ worker_end(struct worker *w)
 	struct worker_listener *l, *tmp;
 
 	w->env.empty = NULL;
+	/* A session that ends may wake another one: messages come last. */
+	session_env_clear(&w->env);
 	mailbox_free(&w->mailbox);
 	DL_FOREACH_SAFE (w->listeners, l, tmp)
 		worker_unlisten(w, l);
-	session_env_clear(&w->env);
 }
 
 void

@@ -1,6 +1,9 @@
-/* destination.c: a backend as all workers see it. Counters and one word of
- * knowledge are atomic: nobody waits. The breaker has a lock, which a healthy
- * destination never takes. */
+/* destination.c: an endpoint as all workers see it.
+ *
+ * Its gate has the places; here is the breaker, which tells the gate when it is
+ * down, up again, and how fast it may open. The breaker has a lock of its own,
+ * which a healthy destination never takes; the gate's is taken inside it. What
+ * was learnt is one atomic word. */
 
 #include "service/destination.h"
 
@@ -12,10 +15,13 @@
 /* As many distinct clients are told apart as host_down_min_clients may want. */
 #define DESTINATION_CLIENTS 64
 #define DESTINATION_RAMP 2 /* let in at first after a recovery */
+#define DESTINATION_RAMP_MAX 4096 /* beyond: recovered */
+#define DESTINATION_KNOWN 64 /* clients it has let in, the latest few */
 
 struct destination {
 	atomic_uint refs;
 	char *name;
+	struct gate *gate;
 	atomic_bool troubled; /* anything below is set */
 	pthread_mutex_t lock;
 	unsigned failures; /* consecutive */
@@ -23,30 +29,39 @@ struct destination {
 	/* Up: who had failures; down: whose probes had, since probes_since. */
 	uint64_t client[DESTINATION_CLIENTS];
 	unsigned n_clients;
+	unsigned n_counted; /* of those: not by their own login alone */
 	uint64_t probes_since;
 	uint64_t down_until; /* 0: up */
 	uint64_t cooldown; /* that it was marked down for */
 	bool probing;
-	unsigned ramp; /* connecting at once while it recovers; 0 = all */
-	atomic_uint connecting, sessions; /* sessions: connecting included */
+	unsigned ramp; /* unproved logins while it recovers; 0 = all */
+	/* By their hashes; a newer one takes an older one's slot. */
+	_Atomic uint64_t known[DESTINATION_KNOWN];
 	/* Low half: the bits; high half: the second in which they expire. */
 	_Atomic uint64_t learnt;
 };
 
-static bool destination_take(atomic_uint *count, unsigned max);
-static enum destination_entry destination_gate(struct destination *d,
-    uint64_t now, uint64_t client, unsigned *max);
+static bool destination_may_enter(struct destination *d, struct gate_place *p,
+    uint64_t now);
 static bool destination_may_probe(const struct destination *d, uint64_t now,
     uint64_t client);
-static void destination_probe_over(struct destination *d);
+static void destination_probe_over(struct destination *d, struct gate_place *p);
+static bool destination_recover(struct destination *d);
+static bool destination_counts(struct destination *d,
+    const struct gate_place *p, enum destination_fault *fault);
+static bool destination_knows(const struct destination *d, uint64_t client);
+static void destination_count(struct destination *d, const struct gate_place *p,
+    enum destination_fault fault);
+static bool destination_is_enough(const struct destination *d,
+    const struct destination_health *rules);
 static void destination_mark(struct destination *d,
     const struct destination_health *rules, uint64_t now);
 static void destination_probe_failed(struct destination *d,
-    const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client);
+    const struct gate_place *p, const struct destination_health *rules,
+    uint64_t now, enum destination_fault fault, bool counts);
 static bool destination_has_client(const struct destination *d,
     uint64_t client);
-static void destination_note_client(struct destination *d, uint64_t client);
+static bool destination_note_client(struct destination *d, uint64_t client);
 static unsigned destination_wanted(const struct destination_health *rules);
 
 struct destination *
@@ -56,13 +71,12 @@ destination_new(const struct config_destination *cfg)
 
 	if (d == NULL)
 		return NULL;
-	d->name = strdup(cfg->name);
-	if (d->name == NULL) {
-		free(d);
-		return NULL;
-	}
 	d->refs = 1;
 	pthread_mutex_init(&d->lock, NULL);
+	d->name = strdup(cfg->name);
+	d->gate = gate_new();
+	if (d->name == NULL || d->gate == NULL)
+		destination_unref(&d);
 	return d;
 }
 
@@ -81,6 +95,7 @@ destination_unref(struct destination **dp)
 	*dp = NULL;
 	if (d == NULL || --d->refs > 0)
 		return;
+	gate_free(&d->gate);
 	pthread_mutex_destroy(&d->lock);
 	free(d->name);
 	free(d);
@@ -92,36 +107,47 @@ destination_name(const struct destination *d)
 	return d->name;
 }
 
-/* One more, unless that were more than max (0: no limit). */
-static bool
-destination_take(atomic_uint *count, unsigned max)
+struct gate *
+destination_gate(struct destination *d)
 {
-	if (atomic_fetch_add(count, 1) < max || max == 0)
-		return true;
-	atomic_fetch_sub(count, 1);
-	return false;
+	return d->gate;
 }
 
-/* What the breaker says; *max gets smaller while the destination recovers. */
-static enum destination_entry
-destination_gate(struct destination *d, uint64_t now, uint64_t client,
-    unsigned *max)
-{
-	enum destination_entry entry = DESTINATION_ENTERED;
+/* Places */
 
-	if (!d->troubled)
-		return DESTINATION_ENTERED;
+enum gate_verdict
+destination_enter(struct destination *d, struct gate_place *p,
+    const struct config_destination *cfg, const char *key, uint64_t now)
+{
+	const struct gate_limits limits = {
+	    cfg->max_connecting, cfg->max_sessions, cfg->max_waiting};
+	enum gate_verdict verdict;
+
+	p->probe = false;
+	verdict = gate_check_hold(d->gate, p, &limits, key, now);
+	if (verdict != GATE_ENTERED)
+		return verdict;
+	if (d->troubled && !destination_may_enter(d, p, now))
+		return GATE_DOWN;
+	verdict = gate_enter(d->gate, p, &limits, now);
+	if (verdict != GATE_ENTERED)
+		destination_probe_over(d, p);
+	return verdict;
+}
+
+/* False: it is down. p may have become the probe. */
+static bool
+destination_may_enter(struct destination *d, struct gate_place *p, uint64_t now)
+{
+	bool down;
+
 	pthread_mutex_lock(&d->lock);
-	if (d->down_until != 0 && !destination_may_probe(d, now, client)) {
-		entry = DESTINATION_DOWN;
-	} else if (d->down_until != 0) {
+	down = d->down_until != 0;
+	p->probe = down && destination_may_probe(d, now, p->client);
+	if (p->probe)
 		d->probing = true;
-		entry = DESTINATION_PROBE;
-	} else if (d->ramp != 0 && (*max == 0 || d->ramp < *max)) {
-		*max = d->ramp;
-	}
 	pthread_mutex_unlock(&d->lock);
-	return entry;
+	return !down || p->probe;
 }
 
 /* One at a time, and nobody whose last probe may have failed by its own doing:
@@ -137,86 +163,187 @@ destination_may_probe(const struct destination *d, uint64_t now,
 	    !destination_has_client(d, client);
 }
 
-enum destination_entry
-destination_enter(struct destination *d, const struct config_destination *cfg,
-    uint64_t now, uint64_t client)
-{
-	unsigned max = cfg->max_connecting;
-	enum destination_entry entry = destination_gate(d, now, client, &max);
-
-	if (entry == DESTINATION_DOWN)
-		return entry;
-	if (destination_take(&d->sessions, cfg->max_sessions)) {
-		if (destination_take(&d->connecting, max))
-			return entry;
-		atomic_fetch_sub(&d->sessions, 1);
-	}
-	if (entry == DESTINATION_PROBE)
-		destination_probe_over(d);
-	return DESTINATION_FULL;
-}
-
 void
-destination_logged_in(struct destination *d)
+destination_logged_in(struct destination *d, struct gate_place *p)
 {
-	atomic_fetch_sub(&d->connecting, 1);
-}
-
-void
-destination_leave(struct destination *d, bool logged_in, bool probe)
-{
-	if (!logged_in)
-		atomic_fetch_sub(&d->connecting, 1);
-	atomic_fetch_sub(&d->sessions, 1);
-	if (probe)
-		destination_probe_over(d);
-}
-
-static void
-destination_probe_over(struct destination *d)
-{
-	pthread_mutex_lock(&d->lock);
-	d->probing = false;
-	pthread_mutex_unlock(&d->lock);
+	d->known[p->client % DESTINATION_KNOWN] = p->client;
+	gate_settle(p);
 }
 
 bool
-destination_worked(struct destination *d)
+destination_leave(struct destination *d, struct gate_place *p)
+{
+	destination_probe_over(d, p);
+	return gate_leave(p);
+}
+
+static void
+destination_probe_over(struct destination *d, struct gate_place *p)
+{
+	if (!p->probe)
+		return;
+	pthread_mutex_lock(&d->lock);
+	d->probing = false;
+	pthread_mutex_unlock(&d->lock);
+	p->probe = false;
+}
+
+/* Health */
+
+bool
+destination_worked(struct destination *d, struct gate_place *p)
 {
 	bool was_down;
 
 	if (!d->troubled)
 		return false;
 	pthread_mutex_lock(&d->lock);
-	was_down = d->down_until != 0;
-	d->failures = d->host_failures = d->n_clients = 0;
-	d->down_until = 0;
-	d->probing = false;
-	if (was_down)
-		d->ramp = DESTINATION_RAMP;
-	else if (d->ramp != 0)
+	d->failures = d->host_failures = d->n_clients = d->n_counted = 0;
+	was_down = destination_recover(d);
+	if (!was_down && d->ramp != 0) {
 		d->ramp *= 2;
-	if (d->ramp > 4096)
-		d->ramp = 0;
+		if (d->ramp > DESTINATION_RAMP_MAX)
+			d->ramp = 0;
+		gate_ramp(d->gate, d->ramp);
+	}
 	d->troubled = d->ramp != 0;
 	pthread_mutex_unlock(&d->lock);
+	p->probe = false;
+	gate_prove(p);
 	return was_down;
 }
 
 bool
-destination_at_work(struct destination *d)
+destination_at_work(struct destination *d, struct gate_place *p)
 {
 	bool was_down;
 
 	pthread_mutex_lock(&d->lock);
-	was_down = d->down_until != 0;
-	if (was_down) {
-		d->down_until = 0;
-		d->probing = false;
-		d->ramp = DESTINATION_RAMP;
+	was_down = destination_recover(d);
+	pthread_mutex_unlock(&d->lock);
+	if (was_down)
+		p->probe = false;
+	gate_prove(p);
+	return was_down;
+}
+
+/* From down to up. False: it was up. */
+static bool
+destination_recover(struct destination *d)
+{
+	if (d->down_until == 0)
+		return false;
+	d->down_until = 0;
+	d->probing = false;
+	d->ramp = DESTINATION_RAMP;
+	gate_recover(d->gate, d->ramp);
+	return true;
+}
+
+bool
+destination_failed(struct destination *d, const struct gate_place *p,
+    const struct destination_health *rules, uint64_t now,
+    enum destination_fault fault)
+{
+	bool counts, marks = false;
+
+	if (rules->threshold == 0)
+		return false;
+	pthread_mutex_lock(&d->lock);
+	counts = destination_counts(d, p, &fault);
+	if (d->down_until != 0 && p->probe) {
+		destination_probe_failed(d, p, rules, now, fault, counts);
+	} else if (d->down_until == 0 && counts) {
+		/* Who entered before it was down says nothing new. */
+		d->troubled = true;
+		destination_count(d, p, fault);
+		marks = destination_is_enough(d, rules);
+		if (marks)
+			destination_mark(d, rules, now);
 	}
 	pthread_mutex_unlock(&d->lock);
-	return was_down;
+	return marks;
+}
+
+/* The rule of destination.h. *fault may become another one. */
+static bool
+destination_counts(struct destination *d, const struct gate_place *p,
+    enum destination_fault *fault)
+{
+	struct gate_counts n;
+
+	switch (*fault) {
+	case DESTINATION_HOST:
+	case DESTINATION_EARLY:
+		return true;
+	case DESTINATION_TURNED_AWAY:
+		gate_count(d->gate, &n);
+		*fault = DESTINATION_EARLY;
+		return n.sessions == n.connecting;
+	case DESTINATION_LOGIN:
+		return destination_knows(d, p->client);
+	}
+	return false;
+}
+
+static bool
+destination_knows(const struct destination *d, uint64_t client)
+{
+	return d->known[client % DESTINATION_KNOWN] == client;
+}
+
+static void
+destination_count(struct destination *d, const struct gate_place *p,
+    enum destination_fault fault)
+{
+	bool is_new =
+	    fault != DESTINATION_HOST && destination_note_client(d, p->client);
+
+	if (is_new)
+		d->n_counted++;
+	if (fault == DESTINATION_HOST)
+		d->host_failures++;
+	if (fault != DESTINATION_LOGIN || is_new)
+		d->failures++;
+}
+
+/* Enough failures of the host's own, or of enough clients. */
+static bool
+destination_is_enough(const struct destination *d,
+    const struct destination_health *rules)
+{
+	return d->host_failures >= rules->threshold ||
+	    (d->failures >= rules->threshold &&
+		d->n_counted >= destination_wanted(rules));
+}
+
+/* Down, for a cooldown from now on. */
+static void
+destination_mark(struct destination *d, const struct destination_health *rules,
+    uint64_t now)
+{
+	d->cooldown = rules->cooldown;
+	d->down_until = now + d->cooldown;
+	d->n_clients = d->n_counted = 0;
+	gate_shut(d->gate);
+}
+
+/* What one client may be to blame for leaves the next probe to another one,
+ * until so many have failed that it cannot be them. */
+static void
+destination_probe_failed(struct destination *d, const struct gate_place *p,
+    const struct destination_health *rules, uint64_t now,
+    enum destination_fault fault, bool counts)
+{
+	if (d->n_clients == 0 || now >= d->probes_since + d->cooldown) {
+		d->n_clients = d->n_counted = 0;
+		d->probes_since = now;
+	}
+	if (destination_note_client(d, p->client) && counts)
+		d->n_counted++;
+	if (fault == DESTINATION_HOST ||
+	    (counts && d->n_counted >= destination_wanted(rules)))
+		destination_mark(d, rules, now);
 }
 
 static bool
@@ -228,12 +355,15 @@ destination_has_client(const struct destination *d, uint64_t client)
 	return false;
 }
 
-static void
+/* True: it was not there. */
+static bool
 destination_note_client(struct destination *d, uint64_t client)
 {
-	if (!destination_has_client(d, client) &&
-	    d->n_clients < DESTINATION_CLIENTS)
-		d->client[d->n_clients++] = client;
+	if (destination_has_client(d, client) ||
+	    d->n_clients == DESTINATION_CLIENTS)
+		return false;
+	d->client[d->n_clients++] = client;
+	return true;
 }
 
 static unsigned
@@ -241,66 +371,6 @@ destination_wanted(const struct destination_health *rules)
 {
 	return rules->min_clients < DESTINATION_CLIENTS ? rules->min_clients
 							: DESTINATION_CLIENTS;
-}
-
-bool
-destination_failed(struct destination *d,
-    const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client, bool probe)
-{
-	bool marks = false;
-
-	if (rules->threshold == 0)
-		return false;
-	pthread_mutex_lock(&d->lock);
-	if (d->down_until != 0) {
-		/* Who entered before it was down says nothing new. */
-		if (probe)
-			destination_probe_failed(d, rules, now, host, client);
-		pthread_mutex_unlock(&d->lock);
-		return false;
-	}
-	d->troubled = true;
-	d->failures++;
-	if (host)
-		d->host_failures++;
-	else
-		destination_note_client(d, client);
-	/* Enough failures of the host's own, or of enough clients. */
-	if (d->host_failures >= rules->threshold ||
-	    (d->failures >= rules->threshold &&
-		d->n_clients >= destination_wanted(rules))) {
-		destination_mark(d, rules, now);
-		marks = true;
-	}
-	pthread_mutex_unlock(&d->lock);
-	return marks;
-}
-
-/* Down, for a cooldown from now on. */
-static void
-destination_mark(struct destination *d, const struct destination_health *rules,
-    uint64_t now)
-{
-	d->cooldown = rules->cooldown;
-	d->down_until = now + d->cooldown;
-	d->n_clients = 0;
-}
-
-/* What one client may be to blame for leaves the next probe to another one,
- * until so many have failed that it cannot be them. */
-static void
-destination_probe_failed(struct destination *d,
-    const struct destination_health *rules, uint64_t now, bool host,
-    uint64_t client)
-{
-	if (d->n_clients == 0 || now >= d->probes_since + d->cooldown) {
-		d->n_clients = 0;
-		d->probes_since = now;
-	}
-	destination_note_client(d, client);
-	if (host || d->n_clients >= destination_wanted(rules))
-		destination_mark(d, rules, now);
 }
 
 bool

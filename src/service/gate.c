@@ -331,6 +331,8 @@ gate_prove(struct gate_place *p)
 	struct gate_woken woken;
 	struct gate *g = p->gate;
 
+	if (g == NULL)
+		return;
 	gate_lock(g, &woken);
 	if (p->standing == GATE_CONNECTING && !p->proved) {
 		p->proved = true;

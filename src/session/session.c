@@ -1,12 +1,12 @@
 /* session.c: one client's life, from accept to the last log line.
  *
- *	accept -> dialogue -> login -> routed -> backend -> relay -> close
- *	             ^------- refused or unreachable -'
+ *	accept -> dialogue -> login -> routed -> gate -> backend -> relay -> close
+ *	             ^----------- refused or unreachable --'
  *
  * It knows both legs, which do not know it or each other, and speaks no
  * protocol. The pre-authentication clock (preauth_timeout) runs while the
- * client is the one to act, and stands still while a route or a backend is
- * being waited for. */
+ * client is the one to act, and stands still while a route, the gate or a
+ * backend is being waited for. */
 
 #include "session/session.h"
 
@@ -33,20 +33,19 @@
 #include "session/client.h"
 #include "session/linger.h"
 #include "session/relay.h"
+#include "session/turn.h"
 
 #define SESSION_REFUSAL_MS 5000 /* to hear that there is no room */
 
 enum session_phase {
 	SESSION_DIALOGUE, /* the client leg leads */
 	SESSION_ROUTE, /* a route is being looked up */
+	SESSION_WAITING, /* for its turn at the gate */
 	SESSION_BACKEND, /* the backend leg leads */
 	SESSION_RELAY,
 	SESSION_CLOSED, /* waits for session_reap_cb() */
 	SESSION_PHASES
 };
-
-/* What the session has of its destination's max_connecting, max_sessions. */
-enum session_place { PLACE_NONE, PLACE_CONNECTING, PLACE_RELAYED };
 
 struct session {
 	struct session *next, *prev;
@@ -83,7 +82,10 @@ struct session {
 	int destination; /* index in cfg, during a login; or -1 */
 	struct destination *routed; /* of the last login; NULL: none yet */
 	const char *route_by; /* route_reason_name(), or NULL */
-	enum session_place place; /* at routed */
+	struct turn *turn; /* at routed: its wait, then its place */
+	char *key; /* that is routed, during a login; or NULL */
+	uint64_t waiting_since; /* 0: it does not */
+	uint64_t waited; /* ms, by this login */
 	/* For the last line. */
 	struct backend_facts facts;
 	const char *end; /* why it ended */
@@ -105,11 +107,19 @@ static void session_login(void *arg, const struct client_login *login);
 static void session_malformed(void *arg, enum sasl_mechanism mech,
     const char *what);
 static void session_login_begin(struct session *s);
-static bool session_identify(struct session *s, char *key);
+static bool session_identify(struct session *s);
+static bool session_key(struct session *s, const char *name, size_t len);
+static void session_route(struct session *s);
 static void session_client_closed(void *arg, const char *why);
 static void session_routed(void *arg, const struct route_answer *answer);
 static void session_enter(struct session *s);
-static bool session_backend_start(struct session *s, bool probe);
+static void session_judged(void *arg, enum gate_verdict verdict);
+static void session_wait(struct session *s);
+static void session_poll(struct session *s);
+static void session_waited(struct session *s);
+static void session_again(struct session *s);
+static void session_start_backend(struct session *s);
+static bool session_backend_start(struct session *s);
 static void session_backend_done(void *arg, const struct backend_result *r);
 static void session_leave(struct session *s);
 static void session_failed(struct session *s, enum failure why,
@@ -325,6 +335,9 @@ session_deadline_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	case SESSION_DIALOGUE:
 		client_timeout(s->client);
 		return;
+	case SESSION_WAITING:
+		session_poll(s);
+		return;
 	case SESSION_BACKEND:
 		backend_timeout(s->backend);
 		return;
@@ -382,13 +395,12 @@ static void
 session_login(void *arg, const struct client_login *login)
 {
 	struct session *s = arg;
-	char key[IDENTIFIER_MAX + 1];
 
 	session_login_begin(s);
 	credentials_move(&s->cred, login->cred);
 	s->utf8 = login->utf8;
 	session_current(s);
-	if (!session_identify(s, key))
+	if (!session_identify(s))
 		return;
 	if (limits_throttled(&s->cfg->limits, &s->origin.client, clock_ms())) {
 		session_failed(s, FAIL_THROTTLED,
@@ -399,8 +411,7 @@ session_login(void *arg, const struct client_login *login)
 		session_failed(s, FAIL_LOOP, "the hop budget is used up");
 		return;
 	}
-	s->phase = SESSION_ROUTE;
-	s->route = route_lookup(s->slice->router, key, session_routed, s);
+	session_route(s);
 }
 
 static void
@@ -422,6 +433,7 @@ session_login_begin(struct session *s)
 	free(s->user);
 	free(s->authcid);
 	s->user = s->authcid = NULL;
+	s->waited = 0;
 	memset(&s->facts, 0, sizeof(s->facts));
 	s->route_by = NULL;
 	destination_unref(&s->routed);
@@ -430,7 +442,7 @@ session_login_begin(struct session *s)
 /* From the client's word to the key that is looked up. A bearer frame that
  * names nobody has its token asked. False: refused already. */
 static bool
-session_identify(struct session *s, char *key)
+session_identify(struct session *s)
 {
 	const struct credentials *cred = &s->cred;
 	char account[IDENTIFIER_MAX + 1];
@@ -450,20 +462,42 @@ session_identify(struct session *s, char *key)
 		session_failed(s, FAIL_LOCAL, "out of memory");
 		return false;
 	}
-	switch (route_key(s->cfg, name, len, key)) {
-	case IDENTIFIER_OK:
-		return true;
-	case IDENTIFIER_EMPTY:
-		key[0] = '\0';
-		return true;
-	case IDENTIFIER_BAD:
-		break;
-	}
-	session_failed(s, FAIL_IDENTIFIER, "the user name is not acceptable");
-	return false;
+	return session_key(s, name, len);
 }
 
-/* The backend */
+/* By the rules of the configuration that is in force. False: refused
+ * already. */
+static bool
+session_key(struct session *s, const char *name, size_t len)
+{
+	char key[IDENTIFIER_MAX + 1];
+
+	switch (route_key(s->cfg, name, len, key)) {
+	case IDENTIFIER_OK:
+		break;
+	case IDENTIFIER_EMPTY:
+		key[0] = '\0';
+		break;
+	case IDENTIFIER_BAD:
+		session_failed(s, FAIL_IDENTIFIER,
+		    "the user name is not acceptable");
+		return false;
+	}
+	free(s->key);
+	s->key = strdup(key);
+	if (s->key == NULL)
+		session_failed(s, FAIL_LOCAL, "out of memory");
+	return s->key != NULL;
+}
+
+/* The route */
+
+static void
+session_route(struct session *s)
+{
+	s->phase = SESSION_ROUTE;
+	s->route = route_lookup(s->slice->router, s->key, session_routed, s);
+}
 
 static void
 session_routed(void *arg, const struct route_answer *answer)
@@ -480,7 +514,8 @@ session_routed(void *arg, const struct route_answer *answer)
 		return;
 	}
 	s->destination = answer->destination;
-	s->routed = destination_ref(s->slice->rt->destination[s->destination]);
+	s->routed = destination_ref(runtime_destination(s->slice->rt,
+	    (size_t)s->destination, s->listener->protocol));
 	origin_log(&l, LOG_DEBUG, &s->origin, "routed");
 	log_cstr(&l, "user", s->user);
 	log_cstr(&l, "destination", destination_name(s->routed));
@@ -489,32 +524,126 @@ session_routed(void *arg, const struct route_answer *answer)
 	session_enter(s);
 }
 
-/* Takes a place at the destination. */
+/* The gate */
+
 static void
 session_enter(struct session *s)
 {
-	enum destination_entry entry =
-	    destination_enter(s->routed, &s->cfg->destination[s->destination],
-		clock_ms(), addr_client_hash(&s->origin.client));
+	const struct config_destination *dest =
+	    &s->cfg->destination[s->destination];
+	uint64_t now = clock_ms();
+	const struct turn_spec spec = {
+	    .mailbox = s->env->mailbox,
+	    .client = addr_client_hash(&s->origin.client),
+	    .give_up = now + s->cfg->server.queue_timeout,
+	    .woken = session_judged,
+	    .arg = s,
+	};
 
-	switch (entry) {
-	case DESTINATION_ENTERED:
-	case DESTINATION_PROBE:
-		s->place = PLACE_CONNECTING;
-		if (!session_backend_start(s, entry == DESTINATION_PROBE))
-			session_failed(s, FAIL_LOCAL, "out of memory");
+	if (s->turn == NULL)
+		s->turn = turn_new(&spec);
+	session_judged(s,
+	    s->turn != NULL ? turn_enter(s->turn, s->routed, dest, s->key, now)
+			    : GATE_NO_MEMORY);
+}
+
+/* At once, or when it has waited. */
+static void
+session_judged(void *arg, enum gate_verdict verdict)
+{
+	struct session *s = arg;
+
+	if (session_closed(s))
 		return;
-	case DESTINATION_DOWN:
+	if (verdict != GATE_WAIT)
+		session_waited(s);
+	switch (verdict) {
+	case GATE_ENTERED:
+		session_start_backend(s);
+		return;
+	case GATE_WAIT:
+		session_wait(s);
+		return;
+	case GATE_AGAIN:
+		session_again(s);
+		return;
+	case GATE_DOWN:
 		session_failed(s, FAIL_DOWN, "the destination is down");
 		return;
-	case DESTINATION_FULL:
+	case GATE_FULL:
 		session_failed(s, FAIL_FULL, "no connection is free");
+		return;
+	case GATE_TIMEOUT:
+		session_failed(s, FAIL_FULL, "no turn within queue_timeout");
+		return;
+	case GATE_NO_MEMORY:
+		session_failed(s, FAIL_LOCAL, "out of memory");
 		return;
 	}
 }
 
+static void
+session_wait(struct session *s)
+{
+	uint64_t now = clock_ms(), due = turn_due(s->turn);
+
+	if (s->env->draining) {
+		session_failed(s, FAIL_SHUTDOWN, "shutting down");
+		return;
+	}
+	s->phase = SESSION_WAITING;
+	if (s->waiting_since == 0)
+		s->waiting_since = now;
+	session_deadline(s, due > now ? due - now : 1);
+}
+
+static void
+session_waited(struct session *s)
+{
+	if (s->waiting_since == 0)
+		return;
+	s->waited += clock_ms() - s->waiting_since;
+	s->waiting_since = 0;
+	session_deadline(s, 0);
+}
+
+/* It may have waited for long enough. */
+static void
+session_poll(struct session *s)
+{
+	bool held = turn_is_held(s->turn);
+	enum gate_verdict verdict = turn_poll(s->turn, clock_ms());
+
+	if (verdict == GATE_TIMEOUT && held) {
+		session_waited(s);
+		session_failed(s, FAIL_HELD, "the account is held");
+		return;
+	}
+	session_judged(s, verdict);
+}
+
+/* A hold or a drain is over, so the account may have moved: it is routed by
+ * what is in force now. */
+static void
+session_again(struct session *s)
+{
+	destination_unref(&s->routed);
+	session_current(s);
+	if (session_key(s, s->user, strlen(s->user)))
+		session_route(s);
+}
+
+/* The backend */
+
+static void
+session_start_backend(struct session *s)
+{
+	if (!session_backend_start(s))
+		session_failed(s, FAIL_LOCAL, "out of memory");
+}
+
 static bool
-session_backend_start(struct session *s, bool probe)
+session_backend_start(struct session *s)
 {
 	const struct config_destination *dest =
 	    &s->cfg->destination[s->destination];
@@ -526,7 +655,7 @@ session_backend_start(struct session *s, bool probe)
 	    .dest = dest,
 	    .endpoint = &dest->pop3,
 	    .shared = s->routed,
-	    .probe = probe,
+	    .place = turn_place(s->turn),
 	    .tls = s->slice->tls_client[s->destination],
 	    .turns = &s->slice->source_turn[s->destination],
 	    .origin = &s->origin,
@@ -559,12 +688,8 @@ session_backend_done(void *arg, const struct backend_result *r)
 static void
 session_leave(struct session *s)
 {
-	bool probe = s->backend != NULL && backend_is_probe(s->backend);
-
 	backend_free(&s->backend);
-	if (s->place != PLACE_NONE)
-		destination_leave(s->routed, s->place == PLACE_RELAYED, probe);
-	s->place = PLACE_NONE;
+	turn_free(&s->turn);
 }
 
 /* Results */
@@ -670,8 +795,7 @@ session_accepted(struct session *s, const struct backend_result *r)
 	s->deadline = NULL;
 	client_free(&s->client);
 	backend_free(&s->backend);
-	destination_logged_in(s->routed);
-	s->place = PLACE_RELAYED;
+	destination_logged_in(s->routed, turn_place(s->turn));
 	session_let_go(s);
 	s->cfg = NULL;
 	s->listener = NULL;
@@ -695,6 +819,8 @@ static void
 session_let_go(struct session *s)
 {
 	s->destination = -1;
+	free(s->key);
+	s->key = NULL;
 	runtime_slice_leave(&s->slice);
 	s->cfg = s->front->rt->cfg;
 }
@@ -768,6 +894,7 @@ session_free(struct session *s)
 	credentials_clear(&s->cred);
 	free(s->user);
 	free(s->authcid);
+	free(s->key);
 	session_departed(s);
 	s->gone(s->gone_arg);
 	runtime_slice_leave(&s->slice);
@@ -783,10 +910,12 @@ session_drain(struct session_env *env)
 	env->draining = true;
 	DL_FOREACH_SAFE (env->live, s, tmp)
 		if (s->phase == SESSION_DIALOGUE)
-			client_shutdown(s->client,
-			    "The server is being restarted; please try again.");
-	/* Tells the worker when there is nothing to wait for. */
-	event_active(env->reap, 0, 0);
+			client_shutdown(s->client, failure_text(FAIL_SHUTDOWN));
+		else if (s->phase == SESSION_WAITING)
+			session_failed(s, FAIL_SHUTDOWN, "shutting down");
+	/* Tells the worker when there is nothing to wait for. NULL: it ends. */
+	if (env->reap != NULL)
+		event_active(env->reap, 0, 0);
 }
 
 void
@@ -862,6 +991,7 @@ session_log_end(struct session *s)
 		log_cstr(&l, "backend_cipher", s->facts.cipher);
 	log_uint(&l, "bytes_to_backend", s->to_backend);
 	log_uint(&l, "bytes_to_client", s->to_client);
+	log_uint(&l, "waited_ms", s->waited);
 	log_uint(&l, "duration_ms", clock_ms() - s->started);
 	log_cstr(&l, "login", relayed ? "ok" : "none");
 	log_cstr(&l, "reason", s->end);

@@ -84,7 +84,6 @@ struct backend {
 	unsigned retries; /* left */
 	bool tls_again; /* a handshake failed for what it offered */
 	struct addr after; /* the last connection was there and failed */
-	bool probe; /* spec's, until it has a verdict */
 	bool xclient_offered;
 	bool fallback; /* an inline response was refused just now */
 	bool user_pass; /* AUTH PLAIN was refused as such */
@@ -118,6 +117,8 @@ static void backend_retry(struct backend *b, enum failure why,
     const char *reason);
 static void backend_end(struct backend *b);
 static void backend_end_cb(evutil_socket_t fd, short what, void *arg);
+static enum destination_fault backend_fault(const struct backend *b,
+    enum failure why);
 static void backend_blame(struct backend *b, enum failure why);
 static void backend_event_cb(struct bufferevent *bev, short what, void *arg);
 static void backend_read_cb(struct bufferevent *bev, void *arg);
@@ -222,9 +223,9 @@ backend_start(const struct backend_spec *spec)
 	if (b == NULL)
 		return NULL;
 	b->spec = *spec;
-	b->probe = spec->probe;
 	/* A probe has one try: others wait for its verdict. */
-	b->retries = b->probe ? 0 : spec->cfg->server.backend_connect_retries;
+	b->retries =
+	    spec->place->probe ? 0 : spec->cfg->server.backend_connect_retries;
 	b->ready_by = clock_ms() + spec->cfg->server.backend_timeout;
 	b->pause = evtimer_new(spec->base, backend_pause_cb, b);
 	b->end = event_new(spec->base, -1, 0, backend_end_cb, b);
@@ -241,12 +242,6 @@ const struct backend_facts *
 backend_facts(const struct backend *b)
 {
 	return &b->facts;
-}
-
-bool
-backend_is_probe(const struct backend *b)
-{
-	return b->probe;
 }
 
 const char *
@@ -490,8 +485,7 @@ backend_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 
 	if (b->state == BACKEND_CONNECT) {
 		backend_connect(b);
-	} else if (destination_at_work(b->spec.shared)) {
-		b->probe = false;
+	} else if (destination_at_work(b->spec.shared, b->spec.place)) {
 		backend_log_up(b);
 	}
 }
@@ -573,6 +567,39 @@ backend_timeout(struct backend *b)
 		    "not ready in time");
 }
 
+/* Whose failure it is, by what the backend has heard by now. */
+static enum destination_fault
+backend_fault(const struct backend *b, enum failure why)
+{
+	if (failure_blame(why) == BLAME_HOST)
+		return DESTINATION_HOST;
+	switch (b->state) {
+	case BACKEND_CONNECT:
+	case BACKEND_HANDSHAKE:
+	case BACKEND_GREETING:
+		return why == FAIL_CLOSED ? DESTINATION_TURNED_AWAY
+					  : DESTINATION_EARLY;
+	case BACKEND_CAPA:
+	case BACKEND_CAPA_BODY:
+	case BACKEND_STLS:
+	case BACKEND_XCLIENT:
+	case BACKEND_LEARN:
+	case BACKEND_LEARN_BODY:
+	case BACKEND_UTF8:
+		return DESTINATION_EARLY;
+	case BACKEND_USER:
+	case BACKEND_PASS:
+	case BACKEND_AUTH:
+	case BACKEND_AUTH_PROMPT:
+	case BACKEND_AUTH_RESULT:
+	case BACKEND_CANCEL:
+	case BACKEND_OVER:
+	case BACKEND_STATES:
+		break;
+	}
+	return DESTINATION_LOGIN;
+}
+
 /* Tells the breaker. */
 static void
 backend_blame(struct backend *b, enum failure why)
@@ -580,14 +607,12 @@ backend_blame(struct backend *b, enum failure why)
 	const struct config_server *cfg = &b->spec.cfg->server;
 	const struct destination_health rules = {cfg->host_down_threshold,
 	    cfg->host_down_min_clients, cfg->host_down_cooldown};
-	enum failure_blame blame = failure_blame(why);
 	struct log_line l;
 
-	if (blame == BLAME_NOBODY)
+	if (failure_blame(why) == BLAME_NOBODY)
 		return;
-	if (!destination_failed(b->spec.shared, &rules, clock_ms(),
-		blame == BLAME_HOST, addr_client_hash(&b->spec.origin->client),
-		b->probe))
+	if (!destination_failed(b->spec.shared, b->spec.place, &rules,
+		clock_ms(), backend_fault(b, why)))
 		return;
 	origin_log(&l, LOG_ERR, b->spec.origin, "destination is down");
 	log_cstr(&l, "destination", b->spec.dest->name);
@@ -994,8 +1019,7 @@ backend_credentials_out(struct backend *b, enum backend_state state)
 static void
 backend_well(struct backend *b)
 {
-	b->probe = false;
-	if (destination_worked(b->spec.shared))
+	if (destination_worked(b->spec.shared, b->spec.place))
 		backend_log_up(b);
 }
 

@@ -620,14 +620,20 @@ class Desynchronised(Leg):
         """host_down_threshold: consecutive failures that mark a destination
         down (CONFIG): also those of a backend that takes its time"""
         def thinks(c, _mech, _frame):
+            if not sick.is_set():
+                return "+OK logged in"
             over.wait(1.3)
             c.reset()
-        over = threading.Event()
+            return None
+        over, sick = threading.Event(), threading.Event()
         self.addCleanup(over.set)
         b = self.backend(Pop3(check=thinks), tls="implicit")
         self.serve_here({"x": b.destination()}, over={"server": {
             "host_down_threshold": 3, "host_down_min_clients": 2,
             "host_down_cooldown": "1h", "backend_connect_retries": 0}})
+        for n in (61, 62, 63, 64):
+            self.assertLoggedIn("x", source=f"127.0.0.{n}").close()
+        sick.set()
         replies = []
 
         def one(n):
@@ -1362,15 +1368,16 @@ class Connecting(Leg):
                     self.assertTempFail(reply)
 
     def test_max_connecting(self):
-        """max_connecting: backend connections not yet logged in ...; beyond:
-        -ERR [SYS/TEMP] (CONFIG)"""
+        """max_connecting: backend connections not yet logged in ...; further
+        logins wait their turn at the gate, for queue_timeout (CONFIG)"""
         go = threading.Event()
 
         def waits(c):
             c.wait(go)
             Pop3(check=remember)(c)
         b = self.backend(waits, tls="implicit")
-        self.serve_here({"x": b.destination(max_connecting=1)})
+        self.serve_here({"x": b.destination(max_connecting=1)}, over={
+            "server": {"queue_timeout": "300ms", "backend_timeout": "60s"}})
         first = self.connect()
         first.cmd("USER x@example.com")
         first.send("PASS y")
@@ -1451,31 +1458,82 @@ class Connecting(Leg):
             return script
         server = {"host_down_threshold": 3, "host_down_min_clients": 3,
                   "host_down_cooldown": "1s", "backend_connect_retries": 0}
+        sources = [f"127.0.0.{n}" for n in (31, 32, 33)]
         for end in (lambda c: c.close(), lambda c: c.reset()):
             for tls in ("plain", "implicit"):
                 with self.subTest(tls=tls):
-                    script = [Pop3(check=remember)] + 3 * [hangs_up(end)] + [
-                        hangs_up(end), Pop3(check=remember)]
+                    script = 3 * [Pop3(check=remember)] + 3 * [
+                        hangs_up(end)] + [hangs_up(end), Pop3(check=remember)]
                     b = self.backend(script, tls=tls)
                     self.serve_here({"x": b.destination()},
                                     over={"server": server})
-                    self.assertLoggedIn("x").close()
-                    clients = [self.connect(source=f"127.0.0.{n}")
-                               for n in (31, 32, 33)]
+                    # They are no strangers: what they cause counts.
+                    for source in sources:
+                        self.assertLoggedIn("x", source=source).close()
+                    clients = [self.connect(source=s) for s in sources]
                     for c in clients:
                         self.assertTempFail(self.log_in("x", c=c)[1])
-                    self.assertEqual(len(b.connections), 4)
+                    self.assertEqual(len(b.connections), 6)
                     # Down now: nobody is sent there.
                     self.assertTempFail(self.log_in("x", c=clients[0])[1])
-                    self.assertEqual(len(b.connections), 4)
+                    self.assertEqual(len(b.connections), 6)
                     # The first probe is dropped as well: still down, and
                     # not asked again for this client.
                     wait_until(lambda: self.log_in("x", c=clients[1]) and
-                               len(b.connections) == 5, "a probe")
+                               len(b.connections) == 7, "a probe")
                     self.assertTempFail(self.log_in("x", c=clients[1])[1])
-                    self.assertEqual(len(b.connections), 5)
+                    self.assertEqual(len(b.connections), 7)
                     wait_until(lambda: self.log_in("x", c=clients[0])[1]
                                .startswith("+OK"), "a probe that succeeds")
+
+    def test_strangers_logins_mark_nothing_down(self):
+        """Only what a backend does before it has credentials, or to every
+        client, blames its host: a long password that makes it hang up does
+        not, from however many addresses"""
+        def chokes(c, _mech, frame):
+            if len(str(frame)) > 150:
+                c.reset()
+            return "+OK logged in"
+        for auth in ("user", "sasl"):
+            with self.subTest(auth=auth):
+                b = self.backend(Pop3(check=chokes), tls="implicit")
+                dest = b.destination()
+                dest["protocol"]["pop3"]["auth"] = auth
+                self.serve_here({"x": dest}, over={"server": {
+                    "host_down_threshold": 2, "host_down_min_clients": 2,
+                    "host_down_cooldown": "1h"}})
+                for n in range(11):
+                    _, reply = self.log_in("x", password="p" * 190,
+                                           source=f"127.0.0.{31 + n % 4}")
+                    self.assertTempFail(reply)
+                self.assertLoggedIn("x")
+                b.errors.clear()
+
+    def test_full_is_not_down(self):
+        """"full" is not "down" while sessions of ours live there: a server
+        with a limit per address hangs up on us and on nobody else"""
+        alive = []
+
+        def limited(c):
+            if len(alive) >= 2:
+                c.close()
+                return
+            alive.append(c)
+            try:
+                Pop3(check=remember)(c)
+            finally:
+                alive.remove(c)
+        b = self.backend(limited, tls="plain")
+        self.serve_here({"x": b.destination()}, over={"server": {
+            "host_down_threshold": 2, "host_down_min_clients": 2,
+            "host_down_cooldown": "1h", "backend_connect_retries": 0}})
+        held = [self.assertLoggedIn("x") for _ in range(2)]
+        for n in range(6):
+            self.assertTempFail(
+                self.log_in("x", source=f"127.0.0.{31 + n}")[1])
+        held[0].play("C: QUIT\nS: +OK\nCLOSED")
+        wait_until(lambda: len(alive) < 2, "a place at the server")
+        self.assertLoggedIn("x", source="127.0.0.31")
 
     def test_a_probe_that_is_worked_on_opens_the_gate(self):
         """after the cooldown exactly one connection probes ...; success

@@ -216,9 +216,10 @@ def before_login(tls, *more):
 
 
 def login_sent(long, *more):
-    return (closing("dropped", CLIENT, True)
+    # A stranger's login may be what made it do that.
+    return (closing("dropped", NOBODY, True)
             + quiet("unanswered", NOBODY, ANSWER)
-            + nonsense(long, True, "dropped")
+            + nonsense(long, True, "dropped", NOBODY)
             + [Fault("-ERR", refusal, "rejected", NOBODY, reply="-ERR no"),
                Fault("-ERR [SYS/TEMP]", busy, "busy", NOBODY,
                      reply="-ERR [SYS/TEMP] try later")] + list(more))
@@ -233,6 +234,7 @@ HANDSHAKE = closing("closed", CLIENT, False) + quiet(
     Fault("flood", flood, "tls", CLIENT)]
 
 TWICE = Fault("two replies", twice, "protocol", CLIENT)
+TWICE_LATE = Fault("two replies", twice, "protocol", NOBODY)
 REFUSED = Fault("-ERR", refusal, "rejected", NOBODY, reply="-ERR no")
 
 IMPLICIT, STARTTLS = Way(), Way("starttls")
@@ -260,13 +262,16 @@ STAGES = [
                   Fault("-ERR", refusal, "forwarding", NOBODY)), False),
     ("second CAPA", "learn", STARTTLS, before_login(
         True, Fault("no end", endless, "protocol", CLIENT)), False),
-    ("USER", "user", USER, closing("closed", CLIENT, True)
-     + quiet("timeout", CLIENT, ANSWER)
-     + nonsense(oversize, True, "closed") + [TWICE, REFUSED], False),
+    # From here on the client's own login is what the backend hears.
+    ("USER", "user", USER, closing("closed", NOBODY, True)
+     + quiet("timeout", NOBODY, ANSWER)
+     + nonsense(oversize, True, "closed", NOBODY)
+     + [TWICE_LATE, REFUSED], False),
     ("PASS", "pass", USER, login_sent(oversize), True),
-    ("AUTH prompt", "prompt", TWO_STEPS, closing("closed", CLIENT, True)
-     + quiet("timeout", CLIENT, ANSWER)
-     + nonsense(oversize_auth, True, "closed") + [TWICE, REFUSED], False),
+    ("AUTH prompt", "prompt", TWO_STEPS, closing("closed", NOBODY, True)
+     + quiet("timeout", NOBODY, ANSWER)
+     + nonsense(oversize_auth, True, "closed", NOBODY)
+     + [TWICE_LATE, REFUSED], False),
     # A bare "-ERR" there would mean: not in this form.
     ("AUTH sent", "auth", SASL, [
         f for f in login_sent(oversize_auth) if f.do is not refusal]
@@ -495,8 +500,8 @@ class Outside(Cell):
             # Then nobody listens, which is the host's own failure.
             return [(0, THRESHOLD, f, False),
                     (0, THRESHOLD, "connect", True), (1, 1, "down", True)]
-        if f == "unanswered":
-            # The kernel still accepts, nobody greets.
+        if f == "unanswered" or self.stage in ("user", "prompt"):
+            # Those had sent their login, which blames nobody. The kernel still accepts, nobody greets.
             return [(0, THRESHOLD, f, False),
                     (0, THRESHOLD, "timeout", False),
                     (1, 1, "timeout", True), (0, 1, "down", True)]
