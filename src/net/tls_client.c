@@ -88,7 +88,7 @@ tls_client_new(const struct config_destination *dest, struct tls_trust *trust,
 	return tc;
 }
 
-/* Only the main thread makes clients. */
+/* One runtime is built at a time. */
 static bool
 tls_client_indices(void)
 {

@@ -57,6 +57,20 @@ static const struct tls_cure tls_explain_cures[] = {
 	"the backend does not know our tls_server_name"},
 };
 
+#define NO_TLS_CLIENT "the client does not speak TLS here"
+#define DISTRUSTED \
+	"the client does not trust our certificate; does cert have its issuer?"
+
+static const struct tls_cure tls_explain_client_cures[] = {
+    {SSL_R_WRONG_VERSION_NUMBER, NO_TLS_CLIENT},
+    {SSL_R_PACKET_LENGTH_TOO_LONG, NO_TLS_CLIENT},
+    {SSL_R_HTTP_REQUEST, NO_TLS_CLIENT},
+    {SSL_R_TLSV1_ALERT_UNKNOWN_CA, DISTRUSTED},
+    {SSL_R_SSLV3_ALERT_BAD_CERTIFICATE, DISTRUSTED},
+    {SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN, DISTRUSTED},
+    {SSL_R_NO_APPLICATION_PROTOCOL, "its ALPN has no pop3"},
+};
+
 static const struct tls_cure tls_explain_verify_cures[] = {
     {X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, UNTRUSTED},
     {X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, UNTRUSTED},
@@ -218,10 +232,15 @@ void
 tls_explain_client(const SSL *ssl, unsigned long code, struct err *err)
 {
 	const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
+	const char *cure;
 
 	err_set(err, "%s", reason != NULL ? reason : "connection closed");
 	if (reason == NULL)
 		return;
+	cure = tls_explain_cure(tls_explain_client_cures,
+	    ARRAY_LEN(tls_explain_client_cures), ERR_GET_REASON(code));
+	if (cure != NULL)
+		tls_explain_add(err, "; %s", cure);
 	switch (ERR_GET_REASON(code)) {
 	case SSL_R_UNSUPPORTED_PROTOCOL:
 	case SSL_R_VERSION_TOO_LOW:

@@ -564,7 +564,10 @@ backend_timeout(struct backend *b)
 		backend_fail(b,
 		    b->state == BACKEND_CONNECT ? FAIL_NO_CONNECT
 						: FAIL_TIMEOUT,
-		    "not ready in time");
+		    b->state == BACKEND_GREETING && b->ssl == NULL
+			? "not ready in time; a port for implicit TLS or for "
+			  "a PROXY header sends no greeting"
+			: "not ready in time");
 }
 
 /* Whose failure it is, by what the backend has heard by now. */

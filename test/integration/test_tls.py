@@ -180,6 +180,50 @@ class OldBackends(Leg):
                 self.daemon.wait_log("the certificate is refused: .*" + why)
 
 
+class Words(Leg):
+    """Words that name the cure, in the log"""
+
+    def reason(self, why):
+        return self.daemon.wait_record(
+            lambda r: why in r.get("reason", ""), why)
+
+    def test_backends(self):
+        clear = self.backend(Pop3(stls=False), tls="plain")
+        tls = self.backend(Pop3(), tls="implicit")
+        wrong = self.backend(Pop3(), tls="implicit", cert="wrong")
+        unknown = self.backend(Pop3(), tls="implicit", cert="unknown")
+        implicit = tls.destination()["protocol"]["pop3"]
+        self.serve_here({
+            "clear": {**tls.destination(), "protocol": {
+                "pop3": {**implicit, "port": clear.port}}},
+            "starttls": {**tls.destination(), "protocol": {
+                "pop3": {**implicit, "tls": "starttls"}}},
+            "wrong": wrong.destination(), "unknown": unknown.destination()},
+            {"server": {"backend_timeout": "1s"}})
+        for name, why in (
+                ("clear", "wrong version number; the backend does not speak "
+                          "TLS here"),
+                ("starttls", "a port for implicit TLS or for a PROXY header "
+                             "sends no greeting"),
+                ("wrong", "hostname mismatch; it is for wrong.example.com"),
+                ("unknown", "expected one that an authority in tls_ca_file "
+                            "has issued")):
+            with self.subTest(name):
+                self.assertTempFail(self.log_in(name)[1])
+                self.reason(why)
+
+    def test_clients(self):
+        b = self.backend(Pop3())
+        self.serve_here({"x": b.destination()})
+        for octets, why in ((b"USER alice\r\n", "the client does not speak "
+                                                "TLS here"),
+                            (b"GET / HTTP/1.0\r\n\r\n", "http request")):
+            with socket.create_connection(("127.0.0.1",
+                                           self.daemon.port)) as s:
+                s.sendall(octets)
+                self.reason(why)
+
+
 class GnutlsServer(Server):
     """gnutls-serv that does not know RFC 5746."""
 
