@@ -17,6 +17,7 @@
 #include "platform/addr.h"
 #include "platform/log.h"
 #include "platform/util.h"
+#include "proto/identifier.h"
 #include "proto/sasl.h"
 
 enum protocol { PROTOCOL_POP3, PROTOCOLS };
@@ -25,8 +26,6 @@ enum proxy_mode { PROXY_OFF, PROXY_OPTIONAL, PROXY_REQUIRED };
 enum forwarding { FORWARD_PROXY, FORWARD_XCLIENT, FORWARD_NONE };
 enum auth_replay { AUTH_AUTO, AUTH_SASL, AUTH_USER };
 enum mapping_source { SOURCE_FILE, SOURCE_REDIS, SOURCE_SQL, SOURCE_HTTP };
-/* NORMALIZE_DOMAIN: lower case behind the last @ only. */
-enum normalize { NORMALIZE_NONE, NORMALIZE_LOWERCASE, NORMALIZE_DOMAIN };
 enum store_error { STORE_ERROR_TEMPFAIL, STORE_ERROR_DEFAULT };
 /* In wire order, so that < compares. */
 enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };
@@ -169,7 +168,7 @@ struct config_destination {
 	enum tls_version tls_min_version;
 	bool tls_legacy; /* take old servers' weak keys, digests, suites */
 	char *tls_client_cert, *tls_client_key; /* both or neither */
-	bool proxy_protocol;
+	enum forwarding proxy_protocol; /* an old spelling, or -1 */
 	enum forwarding forwarding; /* resolved; its endpoints may differ */
 	struct addr *source_ips; /* port 0 */
 	size_t n_source_ips;

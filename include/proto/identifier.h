@@ -10,11 +10,15 @@
 
 #define IDENTIFIER_MAX 1024 /* octets, without the NUL */
 
+/* Case: mail programs send what users typed. ASCII letters only, UTF-8 stays as
+ * it is. NORMALIZE_DOMAIN: only behind the last @. */
+enum normalize { NORMALIZE_NONE, NORMALIZE_LOWERCASE, NORMALIZE_DOMAIN };
+
 struct identifier_rules {
 	char *const *separators; /* master-user separators */
 	size_t n_separators;
 	const char *default_domain; /* "" = none */
-	bool lowercase; /* ASCII letters only: UTF-8 stays as it is */
+	enum normalize normalize;
 };
 
 enum identifier_status {
@@ -31,6 +35,9 @@ enum identifier_status {
  * character. */
 enum identifier_status identifier_make(const struct identifier_rules *rules,
     const char *name, size_t len, char *out) MUST_CHECK;
+
+/* What identifier_make() does to the case of a key, for one that is stored. */
+void identifier_fold(enum normalize normalize, char *key);
 
 /* Returns the "@domain" part of key, from its last "@" on. Stores use the same
  * form, with the "@", for a whole domain. Returns NULL if there is no "@" or the

@@ -5,12 +5,12 @@
 #ifndef STORE_FILE_H
 #define STORE_FILE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "config/config.h"
 #include "platform/err.h"
 #include "platform/util.h"
+#include "proto/identifier.h"
 
 struct store_table;
 
@@ -33,8 +33,9 @@ int store_table_find(const struct store_table *table, const char *key);
  * file is replaced whole: readers, a crash and a full disk find the old or the
  * new one. Its mode and owner stay, and the comments on its top; what follows
  * is sorted. A symbolic link is followed. Writers of several processes wait
- * for each other. fold: key's lines are found in any case. Blocks. -1: err says why, nothing has changed. */
+ * for each other. The lines of key are found in any case that normalize takes
+ * for the same. Blocks. -1: err says why, nothing has changed. */
 int store_file_write(const char *path, const char *key, const char *destination,
-    bool fold, struct err *err) MUST_CHECK;
+    enum normalize normalize, struct err *err) MUST_CHECK;
 
 #endif

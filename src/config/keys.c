@@ -107,9 +107,21 @@ static const struct config_word config_words_store_error[] = {
     {NULL, 0},
 };
 static const struct config_word config_words_forwarding[] = {
-    {"proxy", FORWARD_PROXY},
     {"xclient", FORWARD_XCLIENT},
+    {"proxy", FORWARD_PROXY},
     {"none", FORWARD_NONE},
+    {NULL, 0},
+};
+static const struct config_word config_words_endpoint_forwarding[] = {
+    {"xclient", FORWARD_XCLIENT},
+    {"proxy", FORWARD_PROXY},
+    {"none", FORWARD_NONE},
+    {"", CONFIG_UNSET},
+    {NULL, 0},
+};
+static const struct config_word config_words_old_forwarding[] = {
+    {"true", FORWARD_PROXY},
+    {"false", FORWARD_NONE},
     {"", CONFIG_UNSET},
     {NULL, 0},
 };
@@ -394,7 +406,7 @@ const struct config_key config_keys[] = {
 	"The destination of everybody whom the mapping does not know."),
     LIST("routing.master_user_separators", string, 0, config,
 	routing.master_user_separators, routing.n_master_user_separators,
-	char *, 0, 16, "%",
+	char *, 0, 16, "",
 	"What follows one of these in a user name is not looked up."),
     TEXT("routing.at_substitutes", at_substitutes, 0, config,
 	routing.at_substitutes, 0, 16, "",
@@ -407,7 +419,7 @@ const struct config_key config_keys[] = {
     SECTION("mapping", CONFIG_OPTIONAL, "Where routes are looked up."),
     WORD("mapping.source", source, config, mapping.source, "file",
 	"Which of the sections below is used."),
-    WORD("mapping.normalize", normalize, config, mapping.normalize, "none",
+    WORD("mapping.normalize", normalize, config, mapping.normalize, "lowercase",
 	"What happens to a user name before its lookup."),
     DURATION("mapping.positive_ttl", config, mapping.positive_ttl, 0, DAYS(30),
 	"600s", "How long a route is cached."),
@@ -493,11 +505,9 @@ const struct config_key config_keys[] = {
     TEXT("destination.*.tls_client_key", path, 0, config_destination,
 	tls_client_key, 0, 4095, "", "Its private key."),
     WORD("destination.*.forwarding", forwarding, config_destination, forwarding,
-	"",
-	"How the client's address is told; default: proxy, or none if "
-	"proxy_protocol is false."),
-    BOOLEAN("destination.*.proxy_protocol", config_destination, proxy_protocol,
-	"true", "What forwarding is when it is not set."),
+	"xclient", "How the client's address is told."),
+    WORD("destination.*.proxy_protocol", old_forwarding, config_destination,
+	proxy_protocol, "", "Old spelling: true is forwarding: proxy."),
     LIST("destination.*.source_ips", ip, 0, config_destination, source_ips,
 	n_source_ips, struct addr, 0, 256, "",
 	"Local addresses to connect from, taken in turn."),
@@ -521,7 +531,7 @@ const struct config_key config_keys[] = {
 	"Default: 995 when tls is implicit, else 110."),
     WORD("destination.*.protocol.pop3.tls", tls, config_destination, pop3.tls,
 	"implicit", "TLS at once, by STLS, or not at all."),
-    WORD("destination.*.protocol.pop3.forwarding", forwarding,
+    WORD("destination.*.protocol.pop3.forwarding", endpoint_forwarding,
 	config_destination, pop3.forwarding, "",
 	"Overrides the destination's."),
     WORD("destination.*.protocol.pop3.auth", auth, config_destination,

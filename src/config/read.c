@@ -80,7 +80,8 @@ static void read_settle_certificate(struct config_certificate *c,
 static void read_settle_listener(const struct config *cfg,
     struct config_listener *l);
 static void read_settle_admin(struct config_reader *r);
-static void read_settle_destination(struct config_destination *d);
+static void read_settle_destination(struct config_reader *r,
+    struct config_destination *d);
 static void read_settle_server_name(struct config_reader *r,
     struct config_destination *d);
 static int read_destination_compare(const void *a, const void *b);
@@ -647,7 +648,7 @@ read_settle(struct config_reader *r)
 	for (i = 0; i < cfg->n_listener; i++)
 		read_settle_listener(cfg, &cfg->listener[i]);
 	for (i = 0; i < cfg->n_destination; i++)
-		read_settle_destination(&cfg->destination[i]);
+		read_settle_destination(r, &cfg->destination[i]);
 	if (cfg->n_destination > 0)
 		qsort(cfg->destination, cfg->n_destination,
 		    sizeof(*cfg->destination), read_destination_compare);
@@ -705,7 +706,7 @@ read_settle_admin(struct config_reader *r)
 }
 
 static void
-read_settle_destination(struct config_destination *d)
+read_settle_destination(struct config_reader *r, struct config_destination *d)
 {
 	struct config_endpoint *pop3 = &d->pop3;
 
@@ -714,9 +715,9 @@ read_settle_destination(struct config_destination *d)
 	/* The type takes no fingerprint of zeros. */
 	d->tls_pinned = d->tls_pin[0] != 0 ||
 	    memcmp(d->tls_pin, d->tls_pin + 1, sizeof(d->tls_pin) - 1) != 0;
-	if ((int)d->forwarding == CONFIG_UNSET)
-		d->forwarding =
-		    d->proxy_protocol ? FORWARD_PROXY : FORWARD_NONE;
+	if ((int)d->proxy_protocol != CONFIG_UNSET &&
+	    !notes_has(&r->notes, "destination.%s.forwarding", d->name))
+		d->forwarding = d->proxy_protocol;
 	if ((int)pop3->forwarding == CONFIG_UNSET)
 		pop3->forwarding = d->forwarding;
 	if (pop3->port == 0)

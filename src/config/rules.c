@@ -46,6 +46,8 @@ static void rules_client_cert(struct notes *n,
     const struct config_destination *d);
 static void rules_invalid_certs(struct notes *n,
     const struct config_destination *d);
+static void rules_old_forwarding(struct notes *n,
+    const struct config_destination *d);
 static void rules_forwarding(struct notes *n,
     const struct config_destination *d);
 static void rules_loops(const struct config *cfg, struct notes *n);
@@ -81,6 +83,7 @@ static void (*const rules_of_destination[])(struct notes *,
     rules_server_name,
     rules_client_cert,
     rules_invalid_certs,
+    rules_old_forwarding,
     rules_forwarding,
 };
 
@@ -439,6 +442,15 @@ rules_invalid_certs(struct notes *n, const struct config_destination *d)
 		notes_warn(n,
 		    "anybody in between can read the passwords "
 		    "(tls_pinned_cert_sha256)");
+}
+
+static void
+rules_old_forwarding(struct notes *n, const struct config_destination *d)
+{
+	if ((int)d->proxy_protocol != CONFIG_UNSET &&
+	    notes_at(n, "destination.%s.proxy_protocol", d->name))
+		notes_warn(n, "an old spelling; expected forwarding: %s",
+		    d->proxy_protocol == FORWARD_PROXY ? "proxy" : "none");
 }
 
 /* Told at the key that decided it. */

@@ -14,7 +14,6 @@ static size_t identifier_cut(const struct identifier_rules *rules,
 static bool identifier_append(char *out, size_t *len, const char *s, size_t n);
 static bool identifier_append_domain(char *out, size_t *len,
     const char *domain);
-static void identifier_lower(char *s, size_t len);
 
 enum identifier_status
 identifier_make(const struct identifier_rules *rules, const char *name,
@@ -33,9 +32,25 @@ identifier_make(const struct identifier_rules *rules, const char *name,
 		out[0] = '\0';
 		return IDENTIFIER_BAD;
 	}
-	if (rules->lowercase)
-		identifier_lower(out, n);
+	identifier_fold(rules->normalize, out);
 	return IDENTIFIER_OK;
+}
+
+/* Not tolower(3): a locale must not change who is looked up. */
+void
+identifier_fold(enum normalize normalize, char *key)
+{
+	const char *domain = strrchr(key, '@');
+	char *from = key;
+
+	if (normalize == NORMALIZE_NONE ||
+	    (normalize == NORMALIZE_DOMAIN && domain == NULL))
+		return;
+	if (normalize == NORMALIZE_DOMAIN)
+		from += domain - key;
+	for (; *from != '\0'; from++)
+		if (*from >= 'A' && *from <= 'Z')
+			*from = (char)(*from - 'A' + 'a');
 }
 
 const char *
@@ -93,13 +108,4 @@ identifier_append_domain(char *out, size_t *len, const char *domain)
 		return true;
 	return identifier_append(out, len, "@", 1) &&
 	    identifier_append(out, len, domain, strlen(domain));
-}
-
-/* Not tolower(3): a locale must not change the key. */
-static void
-identifier_lower(char *s, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		if (s[i] >= 'A' && s[i] <= 'Z')
-			s[i] = (char)(s[i] - 'A' + 'a');
 }

@@ -187,7 +187,9 @@ summary_mapping(const struct runtime *rt)
 	printf("  %s: ", store_kind_find(m)->name);
 	summary_text(text);
 	printf("%s\n",
-	    m->normalize == NORMALIZE_LOWERCASE ? ", in lower case" : "");
+	    m->normalize == NORMALIZE_NONE	   ? ", case counts"
+		: m->normalize == NORMALIZE_DOMAIN ? ", case counts before @"
+						   : "");
 }
 
 /* What an operator wrote may hold anything. */

@@ -176,7 +176,7 @@ route_key(const struct config *cfg, const char *name, size_t len, char *out)
 	    .separators = cfg->routing.master_user_separators,
 	    .n_separators = cfg->routing.n_master_user_separators,
 	    .default_domain = cfg->routing.default_domain,
-	    .lowercase = cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+	    .normalize = cfg->mapping.normalize,
 	};
 
 	return identifier_make(&rules, name, len, out);
@@ -188,7 +188,7 @@ route_stored_key(const struct router *r, const char *key, char *out)
 {
 	const struct identifier_rules rules = {
 	    .default_domain = "",
-	    .lowercase = r->spec.cfg->mapping.normalize == NORMALIZE_LOWERCASE,
+	    .normalize = r->spec.cfg->mapping.normalize,
 	};
 
 	return identifier_make(&rules, key, strlen(key), out);

@@ -124,8 +124,7 @@ store_file_call(struct store *st, const struct store_request *rq)
 	if (rq->verb != STORE_GET) {
 		if (store_file_write(st->cfg->mapping.file_path, rq->key,
 			rq->verb == STORE_SET ? rq->destination : NULL,
-			st->cfg->mapping.normalize == NORMALIZE_LOWERCASE,
-			&err) == -1)
+			st->cfg->mapping.normalize, &err) == -1)
 			return store_fail(rq, err.text);
 		rq->done(rq->arg, STORE_FOUND, "");
 		return NULL;
@@ -341,10 +340,7 @@ store_file_entry(struct store_load *load, char *key, const char *name)
 		    "no such destination is declared:", name);
 		return;
 	}
-	if (load->cfg->mapping.normalize == NORMALIZE_LOWERCASE)
-		for (char *p = key; *p != '\0'; p++)
-			if (*p >= 'A' && *p <= 'Z')
-				*p = (char)(*p - 'A' + 'a');
+	identifier_fold(load->cfg->mapping.normalize, key);
 	HASH_FIND(hh, t->head, key, strlen(key), old);
 	if (old != NULL) {
 		if (old->destination != i)

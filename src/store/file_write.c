@@ -29,9 +29,10 @@ static int write_open(struct write_file *w, struct err *err);
 static int write_read(struct write_file *w, struct err *err);
 static int write_split(struct write_file *w, size_t len, struct err *err);
 static bool write_is_entry(const char *line);
-static bool write_is_of(const char *line, const char *key, bool fold);
-static void write_change(struct write_file *w, const char *key, bool fold,
-    char *entry);
+static bool write_is_of(const char *line, const char *key,
+    enum normalize normalize);
+static void write_change(struct write_file *w, const char *key,
+    enum normalize normalize, char *entry);
 static int write_order(const void *a, const void *b);
 static int write_replace(struct write_file *w, struct err *err);
 static int write_fill(const struct write_file *w, int fd, struct err *err);
@@ -39,7 +40,7 @@ static int write_sync_directory(const char *path, struct err *err);
 
 int
 store_file_write(const char *path, const char *key, const char *destination,
-    bool fold, struct err *err)
+    enum normalize normalize, struct err *err)
 {
 	struct write_file w = {.fd = -1};
 	char *real = realpath(path, NULL), *entry = NULL;
@@ -54,7 +55,7 @@ store_file_write(const char *path, const char *key, const char *destination,
 		entry = NULL;
 		err_set(err, "out of memory");
 	} else if (write_open(&w, err) == 0 && write_read(&w, err) == 0) {
-		write_change(&w, key, fold, entry);
+		write_change(&w, key, normalize, entry);
 		status = write_replace(&w, err);
 	}
 	if (w.fd != -1)
@@ -142,21 +143,28 @@ write_is_entry(const char *line)
 	return *line != '\0' && *line != '#';
 }
 
+/* Whether line is about key, in another case where the case does not count. */
 static bool
-write_is_of(const char *line, const char *key, bool fold)
+write_is_of(const char *line, const char *key, enum normalize normalize)
 {
-	size_t len = strlen(key);
+	size_t len = strlen(key), exact = len;
+	const char *domain = strrchr(key, '@');
 
+	if (normalize == NORMALIZE_LOWERCASE)
+		exact = 0;
+	else if (normalize == NORMALIZE_DOMAIN && domain != NULL)
+		exact = (size_t)(domain - key);
 	line += strspn(line, " \t\r\v\f");
-	return (fold ? strncasecmp(line, key, len) : strncmp(line, key, len)) ==
-	    0 &&
+	return strncmp(line, key, exact) == 0 &&
+	    strncasecmp(line + exact, key + exact, len - exact) == 0 &&
 	    strspn(line + len, " \t\r\v\f") > 0;
 }
 
 /* Takes key's lines out, and blank ones below the head; puts entry in; sorts
  * comments among the entries by what they say, for lack of better. */
 static void
-write_change(struct write_file *w, const char *key, bool fold, char *entry)
+write_change(struct write_file *w, const char *key, enum normalize normalize,
+    char *entry)
 {
 	size_t kept = w->n_head;
 
@@ -164,7 +172,7 @@ write_change(struct write_file *w, const char *key, bool fold, char *entry)
 		const char *line = w->line[i];
 
 		if (line[strspn(line, " \t\r\v\f")] != '\0' &&
-		    !write_is_of(line, key, fold))
+		    !write_is_of(line, key, normalize))
 			w->line[kept++] = w->line[i];
 	}
 	if (entry != NULL)

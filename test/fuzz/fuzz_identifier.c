@@ -27,7 +27,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	rules.n_separators = data[0] & 3;
 	rules.default_domain = data[0] & 4 ? "Example.test" : "";
-	rules.lowercase = (data[0] & 8) != 0;
+	rules.normalize = (data[0] >> 3 & 3) % 3;
 	name = malloc(size);
 	if (name != NULL) {
 		/* One too many, so that the copy ends with the name. */
@@ -67,7 +67,7 @@ key_check(const struct identifier_rules *rules, const char *key)
 	for (size_t i = 0; i < len; i++) {
 		assert((unsigned char)key[i] > ' ' && key[i] != '"');
 		assert(key[i] != 0x7f);
-		if (rules->lowercase)
+		if (rules->normalize == NORMALIZE_LOWERCASE)
 			assert(key[i] < 'A' || key[i] > 'Z');
 	}
 	for (size_t i = 0; i < rules->n_separators; i++)

@@ -45,14 +45,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (before == SIZE_MAX)
 		return 0;
 	/* A good file stays one, with every other entry. */
-	if (store_file_write(cfg->mapping.file_path, "k@x", "new", true,
-		&err) == -1)
+	if (store_file_write(cfg->mapping.file_path, "k@x", "new",
+		NORMALIZE_LOWERCASE, &err) == -1)
 		abort();
 	after = fuzz_load(cfg, "k@x", &found);
 	if (after == SIZE_MAX || found != 1)
 		abort();
-	if (store_file_write(cfg->mapping.file_path, "k@x", NULL, true, &err) ==
-	    -1)
+	if (store_file_write(cfg->mapping.file_path, "k@x", NULL,
+		NORMALIZE_LOWERCASE, &err) == -1)
 		abort();
 	if (fuzz_load(cfg, "k@x", &found) != after - 1 || found != -1 ||
 	    (before != after && before != after - 1))

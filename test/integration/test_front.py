@@ -466,7 +466,7 @@ class Choice(Case):
 
     # the destination's keys, the endpoint's forwarding, what happens
     CASES = {
-        "default": ({}, None, "proxy"),
+        "default": ({}, None, "xclient"),
         "proxy_protocol": ({"proxy_protocol": True}, None, "proxy"),
         "no-proxy_protocol": ({"proxy_protocol": False}, None, "none"),
         "proxy": ({"proxy_protocol": False, "forwarding": "proxy"}, None,
@@ -484,8 +484,8 @@ class Choice(Case):
     }
 
     def test_overrides(self):
-        """forwarding: proxy | xclient | none; unset: proxy if proxy_protocol
-        (default true), else none; overrides the destination's (CONFIG)"""
+        """forwarding: xclient (default) | proxy | none; the endpoint's
+        overrides the destination's (CONFIG)"""
         for tls in ("plain", "implicit", "starttls"):
             backends, destinations = {}, {}
             for name, (keys, endpoint, want) in self.CASES.items():

@@ -228,7 +228,7 @@ class Problems(Case):
         self.bad("capabilities.pop3.advertise", "TOP", "list")
         self.bad("mapping.normalize", "upper", "none.*lowercase")
         self.bad("mapping.source", "ldap", "file.*redis")
-        self.bad("destination.x.forwarding", "yes", "proxy.*xclient.*none")
+        self.bad("destination.x.forwarding", "yes", "xclient.*proxy.*none")
         self.bad("destination.x.protocol.pop3.auth", "apop", "auto")
         self.bad("destination.x.protocol.pop3.port", 0, "")
         self.bad("destination.x.tls_pinned_cert_sha256", "abc", "64")

@@ -51,8 +51,8 @@ class Asking(RouteCase):
         """prints how an identifier resolves: normalised form, master suffix,
         store answer, destination, endpoint, exit status"""
         d = self.files({"alice@example.com": "new", "@moved.example": "new"},
-                       over={"routing": {"default_domain": "example.com"},
-                             "mapping": {"normalize": "lowercase"}})
+                       over={"routing": {"default_domain": "example.com",
+                                         "master_user_separators": ["%"]}})
         new = "[2001:db8::1]:995, implicit TLS, forwarding: PROXY protocol"
         old = "old.example.com:110, STARTTLS, forwarding: XCLIENT"
         rows = (

@@ -113,7 +113,7 @@ class Identifiers(Routing):
         name; OAUTHBEARER: `a=` of the GS2 header; XOAUTH2: `user=`."""
         for user, want in (("moved@example.com", "+OK new"),
                            ("other@example.com", "+OK legacy"),
-                           ("Moved@example.com", "+OK legacy"),
+                           ("Moved@example.com", "+OK new"),
                            ("moved@example.com.x", "+OK legacy"),
                            ("moved", "+OK legacy")):
             for way, reply in self.every_way(user).items():
@@ -350,10 +350,10 @@ class Lowercase(Routing):
     def setUpClass(cls):
         super().setUpClass()
         cls.start({"Alice@Example.com": "new", "@moved.example": "new"},
-                  {"mapping": {"normalize": "lowercase"}})
+                  {"mapping": {"normalize": None}})
 
     def test_lowercase(self):
-        """normalize: none | lowercase (CONFIG)"""
+        """normalize: lowercase, the default (CONFIG)"""
         for user in ("alice@example.com", "ALICE@EXAMPLE.COM",
                      "x@MOVED.example"):
             for way, reply in self.every_way(user).items():
@@ -366,14 +366,27 @@ class Lowercase(Routing):
         self.assertEqual(self.seen(), ("PLAIN", b"\0ALICE@example.com\0PW"))
 
 
+class AsTyped(Routing):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.start({"alice@example.com": "new"},
+                  {"mapping": {"normalize": "none"}})
+
+    def test_case_counts(self):
+        """normalize: none (CONFIG)"""
+        self.assertEqual(self.by_pass("alice@example.com"), "+OK new")
+        self.assertEqual(self.by_pass("Alice@example.com"), "+OK legacy")
+
+
 class NoSeparators(Routing):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.start({"a%b": "new"}, {"routing": {"master_user_separators": []}})
+        cls.start({"a%b": "new"})
 
     def test_percent_is_a_letter(self):
-        """master_user_separators: ["%"] (CONFIG)"""
+        """master_user_separators: [] (CONFIG)"""
         self.assertEqual(self.by_pass("a%b"), "+OK new")
 
 

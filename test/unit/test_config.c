@@ -337,8 +337,8 @@ START_TEST(defaults_are_filled_in)
 	ck_assert_str_eq(cfg->pop3.advertise[0], "TOP");
 	ck_assert_str_eq(cfg->pop3.advertise[4], "PIPELINING");
 	ck_assert_str_eq(cfg->jwt_username_claim, "email");
-	ck_assert_uint_eq(cfg->routing.n_master_user_separators, 1);
-	ck_assert_str_eq(cfg->routing.master_user_separators[0], "%");
+	ck_assert_uint_eq(cfg->routing.n_master_user_separators, 0);
+	ck_assert_int_eq(cfg->mapping.normalize, NORMALIZE_LOWERCASE);
 	ck_assert_int_eq(cfg->mapping.source, SOURCE_FILE);
 	ck_assert_str_eq(cfg->mapping.file_path, "");
 	ck_assert_uint_eq(cfg->mapping.cache_max_entries, 1000000);
@@ -347,7 +347,7 @@ START_TEST(defaults_are_filled_in)
 	ck_assert_str_eq(d->tls_server_name, "mail.test");
 	ck_assert_int_eq(d->pop3.tls, TLS_IMPLICIT);
 	ck_assert_uint_eq(d->pop3.port, 995);
-	ck_assert_int_eq(d->pop3.forwarding, FORWARD_PROXY);
+	ck_assert_int_eq(d->pop3.forwarding, FORWARD_XCLIENT);
 	ck_assert_int_eq(d->pop3.auth, AUTH_AUTO);
 	ck_assert_uint_eq(d->max_connecting, 32);
 	ck_assert(!cfg->admin.present);

@@ -16,18 +16,23 @@ static char *const separators[] = {star, plus_plus, percent};
 static char *const empty_separator[] = {empty, percent};
 
 static const struct identifier_rules plain_rules = {
-    no_separators, 0, "", false};
-static const struct identifier_rules lower_rules = {no_separators, 0, "", true};
+    no_separators, 0, "", NORMALIZE_NONE};
+static const struct identifier_rules lower_rules = {
+    no_separators, 0, "", NORMALIZE_LOWERCASE};
 static const struct identifier_rules domain_rules = {
-    no_separators, 0, "Example.COM", false};
+    no_separators, 0, "Example.COM", NORMALIZE_NONE};
 static const struct identifier_rules lower_domain_rules = {
-    no_separators, 0, "Example.COM", true};
-static const struct identifier_rules cut_rules = {one_separator, 1, "", false};
+    no_separators, 0, "Example.COM", NORMALIZE_LOWERCASE};
+static const struct identifier_rules fold_domain_rules = {
+    no_separators, 0, "Example.COM", NORMALIZE_DOMAIN};
+static const struct identifier_rules cut_rules = {
+    one_separator, 1, "", NORMALIZE_NONE};
 static const struct identifier_rules cut_domain_rules = {
-    one_separator, 1, "example.com", false};
-static const struct identifier_rules many_rules = {separators, 3, "", false};
+    one_separator, 1, "example.com", NORMALIZE_NONE};
+static const struct identifier_rules many_rules = {
+    separators, 3, "", NORMALIZE_NONE};
 static const struct identifier_rules empty_rules = {
-    empty_separator, 2, "", false};
+    empty_separator, 2, "", NORMALIZE_NONE};
 
 struct identifier_case {
 	const char *proves;
@@ -53,6 +58,10 @@ static const struct identifier_case cases[] = {
 	"alice@Example.COM"},
     {"domain_is_lowered_too", &lower_domain_rules, OCTETS("Alice"),
 	IDENTIFIER_OK, "alice@example.com"},
+    {"only_domain_is_lowered", &fold_domain_rules, OCTETS("A@Lice@Example.COM"),
+	IDENTIFIER_OK, "A@Lice@example.com"},
+    {"only_default_domain_is_lowered", &fold_domain_rules, OCTETS("Alice"),
+	IDENTIFIER_OK, "Alice@example.com"},
     {"full_name_keeps_domain", &domain_rules, OCTETS("alice@a.test"),
 	IDENTIFIER_OK, "alice@a.test"},
     {"name_with_at_only_is_not_bare", &domain_rules, OCTETS("alice@"),

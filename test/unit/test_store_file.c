@@ -58,11 +58,12 @@ got(void)
 }
 
 static void
-change(const char *key, const char *destination, bool fold)
+change(const char *key, const char *destination, enum normalize normalize)
 {
 	struct err err = {""};
 
-	ck_assert_msg(store_file_write(path, key, destination, fold, &err) == 0,
+	ck_assert_msg(store_file_write(path, key, destination, normalize,
+			  &err) == 0,
 	    "%s", err.text);
 }
 
@@ -86,28 +87,29 @@ START_TEST(set_and_delete)
 {
 	static const struct {
 		const char *before, *key, *destination;
-		bool fold;
+		enum normalize normalize;
 		const char *after;
 	} rows[] = {
-	    {"", "a", "new", false, "a\tnew\n"},
-	    {"a old\n", "a", "new", false, "a\tnew\n"},
-	    {"a old", "a", NULL, false, ""},
-	    {"c x\na x\n", "b", "y", false, "a x\nb\ty\nc x\n"},
-	    {"# on top\n\n# too\nb x\n\n# b's\na x\n", "a", "y", false,
+	    {"", "a", "new", NORMALIZE_NONE, "a\tnew\n"},
+	    {"a old\n", "a", "new", NORMALIZE_NONE, "a\tnew\n"},
+	    {"a old", "a", NULL, NORMALIZE_NONE, ""},
+	    {"c x\na x\n", "b", "y", NORMALIZE_NONE, "a x\nb\ty\nc x\n"},
+	    {"# on top\n\n# too\nb x\n\n# b's\na x\n", "a", "y", NORMALIZE_NONE,
 		"# on top\n\n# too\n# b's\na\ty\nb x\n"},
-	    {"ab x\na.b x\n", "a", "y", false, "a\ty\na.b x\nab x\n"},
-	    {"  a   x # why\nb x\n", "a", NULL, false, "b x\n"},
-	    {"a x\na x\n", "a", "y", false, "a\ty\n"},
-	    {"Alice x\n", "alice", "y", false, "Alice x\nalice\ty\n"},
-	    {"Alice x\n", "alice", "y", true, "alice\ty\n"},
-	    {"@example.com x\n", "@example.com", NULL, false, ""},
-	    {"b x\n", "a", NULL, false, "b x\n"},
-	    {"#only\n", "a", "x", false, "#only\na\tx\n"},
+	    {"ab x\na.b x\n", "a", "y", NORMALIZE_NONE, "a\ty\na.b x\nab x\n"},
+	    {"  a   x # why\nb x\n", "a", NULL, NORMALIZE_NONE, "b x\n"},
+	    {"a x\na x\n", "a", "y", NORMALIZE_NONE, "a\ty\n"},
+	    {"Alice x\n", "alice", "y", NORMALIZE_NONE, "Alice x\nalice\ty\n"},
+	    {"Alice x\n", "alice", "y", NORMALIZE_LOWERCASE, "alice\ty\n"},
+	    {"@example.com x\n", "@example.com", NULL, NORMALIZE_NONE, ""},
+	    {"b x\n", "a", NULL, NORMALIZE_NONE, "b x\n"},
+	    {"#only\n", "a", "x", NORMALIZE_NONE, "#only\na\tx\n"},
+	    {"a@X x\nA@x x\n", "a@x", "y", NORMALIZE_DOMAIN, "A@x x\na@x\ty\n"},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
 		put(rows[i].before);
-		change(rows[i].key, rows[i].destination, rows[i].fold);
+		change(rows[i].key, rows[i].destination, rows[i].normalize);
 		ck_assert_str_eq(got(), rows[i].after);
 		ck_assert_int_eq(files(), 1);
 	}
@@ -122,7 +124,7 @@ START_TEST(mode_and_owner_stay)
 	ck_assert_int_eq(chmod(path, 0640), 0);
 	if (geteuid() == 0)
 		ck_assert_int_eq(chown(path, 1234, 4321), 0);
-	change("b", "y", false);
+	change("b", "y", NORMALIZE_NONE);
 	ck_assert_int_eq(stat(path, &st), 0);
 	ck_assert_uint_eq(st.st_mode & 07777, 0640);
 	if (geteuid() == 0) {
@@ -141,7 +143,9 @@ START_TEST(a_symbolic_link_is_followed)
 	put("a x\n");
 	snprintf(link_path, sizeof(link_path), "%s/link", dir);
 	ck_assert_int_eq(symlink("map", link_path), 0);
-	ck_assert_int_eq(store_file_write(link_path, "a", "y", false, &err), 0);
+	ck_assert_int_eq(store_file_write(link_path, "a", "y", NORMALIZE_NONE,
+			     &err),
+	    0);
 	ck_assert_int_eq(lstat(link_path, &st), 0);
 	ck_assert(S_ISLNK(st.st_mode));
 	ck_assert_str_eq(got(), "a\ty\n");
@@ -152,9 +156,11 @@ START_TEST(what_cannot_be_written_stays)
 {
 	struct err err;
 
-	ck_assert_int_eq(store_file_write(path, "a", "x", false, &err), -1);
+	ck_assert_int_eq(store_file_write(path, "a", "x", NORMALIZE_NONE, &err),
+	    -1);
 	ck_assert_ptr_nonnull(strstr(err.text, "No such file"));
-	ck_assert_int_eq(store_file_write(dir, "a", "x", false, &err), -1);
+	ck_assert_int_eq(store_file_write(dir, "a", "x", NORMALIZE_NONE, &err),
+	    -1);
 	ck_assert_ptr_nonnull(strstr(err.text, "not a file"));
 }
 END_TEST
@@ -172,7 +178,8 @@ START_TEST(writers_wait_for_each_other)
 			continue;
 		for (int i = 0; i < CHANGES; i++) {
 			snprintf(key, sizeof(key), "w%d-%d", w, i);
-			if (store_file_write(path, key, "x", false, NULL) == -1)
+			if (store_file_write(path, key, "x", NORMALIZE_NONE,
+				NULL) == -1)
 				_exit(1);
 		}
 		_exit(0);
