@@ -6,6 +6,9 @@
  * fail at once, and the connection is tried again after a pause. A request
  * that nobody waits for any more keeps its place in the line.
  *
+ * Some errors are about the whole server (LOADING): then it is not asked for a
+ * while, as if it did not answer.
+ *
  * The channel has a connection of its own, which never rests: what it may have
  * missed while it was away makes all cached answers old. */
 
@@ -26,6 +29,7 @@
 #include "health.h"
 
 #define REDIS_KEY "mapping.redis.url"
+#define REDIS_REASON_MAX 256
 #define REDIS_PING_MS 10000 /* is the channel's connection alive? */
 
 /* A struct store_call of ours. */
@@ -36,7 +40,7 @@ struct redis_call {
 	bool sent;
 	bool again; /* its first connection died under it */
 	unsigned replies; /* to come */
-	char reason[160]; /* of the first reply that is an error; or "" */
+	char reason[REDIS_REASON_MAX]; /* of the first error; or "" */
 	uint64_t asked;
 	store_done *done; /* NULL: nobody waits */
 	void *arg;
@@ -57,6 +61,24 @@ struct store {
 	struct store_channel channel; /* its timer: pause, or ping */
 };
 
+/* What an error's first word means beyond its text. */
+static const struct redis_refusal {
+	const char *code; /* and a space */
+	const char *text;
+	bool all; /* every request would hear it */
+} redis_refusals[] = {
+    {"LOADING ", "the server is still loading its data", true},
+    {"BUSY ", "a script keeps the server busy", true},
+    {"MASTERDOWN ", "the server is a replica that has lost its master", true},
+    {"NOAUTH ", "the server wants a password (mapping.redis.url)", true},
+    {"CLUSTERDOWN ", "the server's cluster does not work", true},
+    {"MOVED ", "the server is one node of a cluster: use a proxy for it",
+	false},
+    {"ASK ", "the server is one node of a cluster: use a proxy for it", false},
+    {"NOPERM ", "the user may not do this", false},
+    {"READONLY ", "the server is a replica: use the master to write", false},
+};
+
 static void store_redis_check(const struct config *cfg,
     struct config_problems *problems);
 static struct store *store_redis_open(const struct store_spec *spec,
@@ -74,6 +96,8 @@ static void redis_call_end(struct redis_call *call, enum store_result result,
 static void redis_call_send(struct redis_call *call);
 static void redis_call_reply(struct redis_call *call, const redisReply *reply);
 static void redis_call_get(struct redis_call *call, const redisReply *reply);
+static const struct redis_refusal *redis_refusal(const redisReply *reply);
+static void redis_reason(const redisReply *reply, char *buf, size_t size);
 static void redis_store_ready(void *arg);
 static void redis_store_reply(void *arg, const redisReply *reply);
 static void redis_store_lost(void *arg, const char *reason, bool proven);
@@ -276,8 +300,15 @@ redis_store_reply(void *arg, const redisReply *reply)
 {
 	struct store *st = arg;
 	struct redis_call *call = st->calls;
+	const struct redis_refusal *refusal = redis_refusal(reply);
+	char reason[REDIS_REASON_MAX];
 
-	store_health_well(&st->health);
+	if (refusal == NULL || !refusal->all) {
+		store_health_well(&st->health);
+	} else {
+		redis_reason(reply, reason, sizeof(reason));
+		store_health_failed(&st->health, reason);
+	}
 	if (call == NULL || !call->sent)
 		redis_conn_fail(st->conn, "an answer that nobody asked for");
 	else
@@ -287,17 +318,21 @@ redis_store_reply(void *arg, const redisReply *reply)
 static void
 redis_call_reply(struct redis_call *call, const redisReply *reply)
 {
+	char reason[REDIS_REASON_MAX];
+
 	if (call->verb == STORE_GET) {
 		DL_DELETE(call->st->calls, call);
 		redis_call_get(call, reply);
 		return;
 	}
-	if (reply->type == REDIS_REPLY_ERROR && call->reason[0] == '\0')
-		snprintf(call->reason, sizeof(call->reason), "%s%.100s",
+	if (reply->type == REDIS_REPLY_ERROR && call->reason[0] == '\0') {
+		redis_reason(reply, reason, sizeof(reason));
+		snprintf(call->reason, sizeof(call->reason), "%s%.200s",
 		    call->replies == 1 && *call->st->m->redis_channel != '\0'
 			? "written, but not published: "
 			: "",
-		    reply->str);
+		    reason);
+	}
 	if (--call->replies > 0)
 		return;
 	DL_DELETE(call->st->calls, call);
@@ -310,6 +345,8 @@ redis_call_reply(struct redis_call *call, const redisReply *reply)
 static void
 redis_call_get(struct redis_call *call, const redisReply *reply)
 {
+	char reason[REDIS_REASON_MAX];
+
 	switch (reply->type) {
 	case REDIS_REPLY_STRING:
 		if (strlen(reply->str) == reply->len)
@@ -322,12 +359,38 @@ redis_call_get(struct redis_call *call, const redisReply *reply)
 		redis_call_end(call, STORE_UNKNOWN, NULL);
 		return;
 	case REDIS_REPLY_ERROR:
-		redis_call_end(call, STORE_FAILED, reply->str);
+		redis_reason(reply, reason, sizeof(reason));
+		redis_call_end(call, STORE_FAILED, reason);
 		return;
 	default:
 		redis_call_end(call, STORE_FAILED, "an unexpected reply");
 		return;
 	}
+}
+
+static const struct redis_refusal *
+redis_refusal(const redisReply *reply)
+{
+	const struct redis_refusal *r = redis_refusals;
+
+	if (reply->type != REDIS_REPLY_ERROR)
+		return NULL;
+	for (size_t i = 0; i < ARRAY_LEN(redis_refusals); i++)
+		if (strncmp(reply->str, r[i].code, strlen(r[i].code)) == 0)
+			return &r[i];
+	return NULL;
+}
+
+/* Of an error. */
+static void
+redis_reason(const redisReply *reply, char *buf, size_t size)
+{
+	const struct redis_refusal *refusal = redis_refusal(reply);
+
+	if (refusal != NULL)
+		snprintf(buf, size, "%s (%.100s)", refusal->text, reply->str);
+	else
+		snprintf(buf, size, "%.100s", reply->str);
 }
 
 static void

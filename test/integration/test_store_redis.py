@@ -9,7 +9,9 @@ import time
 import unittest
 
 from harness.case import certs, need
-from harness.proc import wait_until
+from harness.mailferry import binary
+from harness.ports import free_port
+from harness.proc import run, wait_until
 from harness.redis import Redis
 from harness.stores import StoreCase
 
@@ -142,6 +144,103 @@ class Answers(RedisCase):
         self.assertNoRoute(self.serve(r), "alice")
         self.assertRoute(self.serve(r, on_store_error="default"), "alice",
                          "legacy")
+
+
+class Refusals(RedisCase):
+    """A server that is well, and says no."""
+
+    def test_loading(self):
+        """A server that reads its data after a start: not asked again and
+        again, and used once it has"""
+        r = self.redis(lines=["appendonly no"])
+        r.ask("EVAL", "for i = 0, 2999 do redis.call('SET', "
+              "'route:user' .. i, 'new') end", 0)
+        r.ask("SAVE")
+        d = self.serve(r)
+        self.assertRoute(d, "user0", "new")
+        r.halt()
+        with open(r.path, "a", encoding="utf-8") as f:
+            f.write("key-load-delay 1000\nloading-process-events-interval-"
+                    "bytes 1024\n")
+        r.start(loading=True)
+        names = (f"user{n}" for n in range(1, 100000))
+        replies = []
+
+        def has_loaded():
+            replies.append(self.reply(d, next(names)))
+            return replies[-1] == "+OK new"
+        wait_until(has_loaded, "it has loaded", 60)
+        d.wait_log("the server is still loading its data .LOADING")
+        # It was asked after pauses only; all other logins failed at once.
+        self.assertLess(len(self.records(d, "the store fails")),
+                        len(replies))
+        # Each worker finds out for itself.
+        wait_until(lambda: self.reply(d, next(names)) and
+                   "the store answers again" in d.output(), "a log line")
+
+    def test_password_that_is_wanted(self):
+        r = self.redis(password="sesame")
+        d = self.serve(r)
+        self.assertNoRoute(d, "alice")
+        d.wait_log("it refuses us: NOAUTH")
+
+    def test_user_who_may_not(self):
+        r = self.redis(lines=["user reader on >x +select +ping",
+                              "user default on nopass ~* &* +@all"])
+        d = self.serve(r, {"url": f"redis://reader:x@127.0.0.1:{r.port}"})
+        self.assertNoRoute(d, "alice")
+        d.wait_log("the user may not do this .NOPERM")
+
+    def test_replica(self):
+        """It answers lookups; routes are written to its master."""
+        r = self.redis()
+        r.route("alice", "new")
+        r.ask("REPLICAOF", "127.0.0.1", free_port())
+        d = self.serve(r, {"channel": "c"})
+        self.assertRoute(d, "alice", "new")
+        done = run([binary(), "route", "-c", d.path, "--set", "new", "bob"])
+        self.assertEqual(done.returncode, 73)
+        self.assertIn(b"the server is a replica: use the master to write",
+                      done.stderr)
+        self.assertRoute(d, "bob", "legacy")
+
+    def test_replica_without_its_master(self):
+        r = self.redis(lines=["replica-serve-stale-data no"])
+        r.route("alice", "new")
+        d = self.serve(r, positive_ttl="100ms")
+        self.assertRoute(d, "alice", "new")
+        r.ask("REPLICAOF", "127.0.0.1", free_port())
+        self.assertRoute(d, "alice", "new")  # the old answer
+        self.assertNoRoute(d, "bob")
+        d.wait_log("has lost its master .MASTERDOWN")
+        r.ask("REPLICAOF", "NO", "ONE")
+        wait_until(lambda: self.reply(d, "bob") == "+OK legacy", "it is back")
+
+    def test_cluster(self):
+        r = self.redis(lines=["cluster-enabled yes"])
+        d = self.serve(r)
+        self.assertNoRoute(d, "alice")
+        d.wait_log("cluster does not work .CLUSTERDOWN")
+
+    def test_other_node_of_a_cluster(self):
+        """One key is elsewhere: the others' routes are right"""
+        def talk(s):
+            while True:
+                said = s.recv(4096)
+                if b"alice" in said:
+                    s.sendall(b"-MOVED 3999 127.0.0.1:6381\r\n")
+                elif b"GET" in said:
+                    s.sendall(b"$3\r\nnew\r\n")
+                elif said:
+                    s.sendall(b"+OK\r\n")
+                else:
+                    return
+        d = self.daemon("redis", {
+            "url": f"redis://127.0.0.1:{self.talking(talk)}"})
+        self.assertNoRoute(d, "alice")
+        self.assertRoute(d, "bob", "new")
+        d.wait_log("one node of a cluster: use a proxy for it .MOVED 3999")
+        self.assertNotIn("the store fails", d.output())
 
 
 class Faults(RedisCase):

@@ -35,13 +35,17 @@ class Redis(Server):
         with open(self.path, "w", encoding="utf-8") as f:
             f.write("\n".join(conf) + "\n")
 
-    def start(self):
+    def start(self, loading=False):
+        """loading: while it still reads its data."""
+        self.loading = loading
         self.launch(["redis-server", self.path], "redis")
         return self
 
     def answers(self):
         try:
-            return self.ask("PING") == b"+PONG\r\n"
+            reply = self.ask("PING")
+            return reply == b"+PONG\r\n" or (
+                self.loading and reply.startswith(b"-LOADING"))
         except OSError:
             return False
 
