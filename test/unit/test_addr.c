@@ -6,6 +6,7 @@
 #include "platform/addr.h"
 #include "platform/hash.h"
 #include "platform/util.h"
+#include "run.h"
 
 START_TEST(addresses_parse_and_print)
 {
@@ -134,8 +135,6 @@ main(void)
 {
 	Suite *suite = suite_create("addr");
 	TCase *tc = tcase_create("addr");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	hash_init();
 	tcase_add_test(tc, addresses_parse_and_print);
@@ -144,8 +143,5 @@ main(void)
 	tcase_add_test(tc, no_address_is_nobodys);
 	tcase_add_test(tc, one_client_is_an_address_or_a_64);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -6,6 +6,7 @@
 #include <check.h>
 
 #include "proto/base64.h"
+#include "run.h"
 
 #define OCTETS(s) (s), sizeof(s) - 1
 
@@ -254,11 +255,5 @@ base64_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(base64_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(base64_suite());
 }

@@ -7,6 +7,7 @@
 
 #include "platform/hash.h"
 #include "service/cache.h"
+#include "run.h"
 
 #define TTL 1000
 #define NEGATIVE_TTL 100
@@ -429,8 +430,6 @@ main(void)
 {
 	Suite *suite = suite_create("cache");
 	TCase *tc = tcase_create("cache");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -454,8 +453,5 @@ main(void)
 	tcase_add_test(tc, a_forgotten_key_is_asked_again);
 	tcase_add_test(tc, agrees_with_a_model);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -10,6 +10,7 @@
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "service/destination.h"
+#include "run.h"
 
 #define COOLDOWN 1000
 #define THREADS 4
@@ -482,8 +483,6 @@ main(void)
 {
 	Suite *suite = suite_create("destination");
 	TCase *tc = tcase_create("destination");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -508,8 +507,5 @@ main(void)
 	tcase_add_test(tc, a_threshold_of_0_never_marks);
 	tcase_add_test(tc, what_is_learnt_expires);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

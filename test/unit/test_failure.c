@@ -10,6 +10,7 @@
 
 #include "platform/util.h"
 #include "session/failure.h"
+#include "run.h"
 
 START_TEST(every_failure_has_a_name_and_words)
 {
@@ -93,11 +94,5 @@ failure_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(failure_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(failure_suite());
 }

@@ -11,6 +11,7 @@
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "service/gate.h"
+#include "run.h"
 
 #define PATIENCE 10000
 #define KEY "alice@example.com"
@@ -951,8 +952,6 @@ main(void)
 {
 	Suite *suite = suite_create("gate");
 	TCase *tc = tcase_create("gate");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -975,8 +974,5 @@ main(void)
 	tcase_add_test(tc, random_histories_are_the_models);
 	tcase_add_test(tc, threads_share_a_gate);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

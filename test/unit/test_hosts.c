@@ -8,6 +8,7 @@
 
 #include "platform/util.h"
 #include "net/hosts.h"
+#include "run.h"
 
 static char path[] = "/tmp/test_hosts.XXXXXX";
 
@@ -96,16 +97,11 @@ main(void)
 {
 	Suite *suite = suite_create("hosts");
 	TCase *tc = tcase_create("hosts");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, names_have_their_addresses);
 	tcase_add_test(tc, no_more_than_there_is_room_for);
 	tcase_add_test(tc, without_the_file_there_is_localhost);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

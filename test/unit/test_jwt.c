@@ -10,6 +10,7 @@
 #include "platform/secret.h"
 #include "proto/base64.h"
 #include "proto/jwt.h"
+#include "run.h"
 
 #define HEADER "eyJhbGciOiJSUzI1NiJ9" /* {"alg":"RS256"} */
 
@@ -282,11 +283,5 @@ jwt_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(jwt_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(jwt_suite());
 }

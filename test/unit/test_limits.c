@@ -7,6 +7,7 @@
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "service/limits.h"
+#include "run.h"
 
 #define WINDOW 1000
 #define NEXT (next++) /* other credentials each time */
@@ -181,8 +182,6 @@ main(void)
 {
 	Suite *suite = suite_create("limits");
 	TCase *tc = tcase_create("limits");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, limits_clear);
 	tcase_set_timeout(tc, 60);
@@ -195,8 +194,5 @@ main(void)
 	tcase_add_test(tc, the_last_ten_credentials_are_told_apart);
 	tcase_add_test(tc, a_million_addresses_fit_a_bounded_table);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

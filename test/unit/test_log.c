@@ -19,6 +19,7 @@
 
 #include "platform/log.h"
 #include "platform/log_sink.h"
+#include "run.h"
 
 #define DOTS "................................................"
 
@@ -500,8 +501,6 @@ main(void)
 {
 	Suite *suite = suite_create("log");
 	TCase *tc = tcase_create("log");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -522,8 +521,5 @@ main(void)
 	tcase_add_test(tc, a_thread_opens_a_moved_file_again);
 	tcase_add_test(tc, a_syslog_that_is_not_read_holds_nobody_up);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -8,6 +8,7 @@
 #include <check.h>
 
 #include "proto/proxy_protocol.h"
+#include "run.h"
 
 #define OCTETS(s) (s), sizeof(s) - 1
 
@@ -659,11 +660,5 @@ proxy_protocol_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(proxy_protocol_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(proxy_protocol_suite());
 }

@@ -28,6 +28,7 @@
 #include "platform/util.h"
 #include "session/linger.h"
 #include "session/relay.h"
+#include "run.h"
 
 #define MB (1024 * 1024)
 #define HELD_MAX (64 * 1024 + 32 * 1024) /* what a deaf reader may cost */
@@ -1714,8 +1715,6 @@ main(void)
 	Suite *suite = suite_create("relay");
 	TCase *legs = tcase_create("legs"), *tls = tcase_create("tls");
 	TCase *slow = tcase_create("linger");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(legs, setup, teardown);
 	tcase_set_timeout(legs, 60);
@@ -1741,8 +1740,5 @@ main(void)
 	tcase_add_test(slow, what_lingers_is_closed_with_its_set);
 	suite_add_tcase(suite, slow);
 
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -14,6 +14,7 @@
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "net/resolver.h"
+#include "run.h"
 
 #define SERVERS 2
 
@@ -552,8 +553,6 @@ main(void)
 {
 	Suite *suite = suite_create("resolver");
 	TCase *tc = tcase_create("resolver");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -574,8 +573,5 @@ main(void)
 	tcase_add_test(tc, without_a_name_server_there_is_a_reason_at_once);
 	tcase_add_test(tc, it_may_end_while_a_question_is_under_way);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

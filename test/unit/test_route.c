@@ -11,6 +11,7 @@
 #include "service/cache.h"
 #include "service/route.h"
 #include "store/file.h"
+#include "run.h"
 
 static char map_path[64];
 static struct config_problems problems;
@@ -184,8 +185,6 @@ main(void)
 {
 	Suite *suite = suite_create("route");
 	TCase *tc = tcase_create("route");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, identifier_then_domain_then_default);
@@ -193,8 +192,5 @@ main(void)
 	tcase_add_test(tc, a_missing_file_is_a_problem);
 	tcase_add_test(tc, a_hundred_problems_and_a_count);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -20,6 +20,7 @@
 #include "net/mailbox.h"
 #include "service/route.h"
 #include "store/store.h"
+#include "run.h"
 
 #define WORKERS 2
 #define TIMEOUT_MS "200"
@@ -577,8 +578,6 @@ main(void)
 {
 	Suite *suite = suite_create("route_cache");
 	TCase *tc = tcase_create("route_cache");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -593,8 +592,5 @@ main(void)
 	tcase_add_test(tc, an_old_answer_serves_at_the_deadline);
 	tcase_add_test(tc, two_threads_ask_answer_and_give_up);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -7,6 +7,7 @@
 #include <check.h>
 
 #include "proto/sasl.h"
+#include "run.h"
 
 #define OCTETS(s) (s), sizeof(s) - 1
 
@@ -365,11 +366,5 @@ sasl_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(sasl_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(sasl_suite());
 }

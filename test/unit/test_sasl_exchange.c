@@ -8,6 +8,7 @@
 
 #include "platform/util.h"
 #include "proto/sasl_exchange.h"
+#include "run.h"
 
 #define LINES_MAX 3
 
@@ -211,11 +212,5 @@ sasl_exchange_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(sasl_exchange_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(sasl_exchange_suite());
 }

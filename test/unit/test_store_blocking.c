@@ -12,6 +12,7 @@
 
 #include "../../src/store/blocking.h"
 #include "platform/clock.h"
+#include "run.h"
 
 #define CONNS 1
 #define PATIENCE 20000 /* ms, on a busy machine */
@@ -299,8 +300,6 @@ main(void)
 {
 	Suite *suite = suite_create("store_blocking");
 	TCase *tc = tcase_create("store_blocking");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -311,8 +310,5 @@ main(void)
 	tcase_add_test(tc, threads_outlive_the_store_and_free_the_settings);
 	tcase_add_test(tc, threads_that_hang_are_bounded);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

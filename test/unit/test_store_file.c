@@ -12,6 +12,7 @@
 
 #include "platform/hash.h"
 #include "store/file.h"
+#include "run.h"
 
 static char dir[64], path[96];
 
@@ -246,8 +247,6 @@ main(void)
 {
 	Suite *suite = suite_create("store_file");
 	TCase *tc = tcase_create("store_file");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -259,8 +258,5 @@ main(void)
 	tcase_add_test(tc,
 	    a_million_lines_cost_less_than_a_hundred_octets_each);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -9,6 +9,7 @@
 
 #include "../../src/store/pool.h"
 #include "platform/clock.h"
+#include "run.h"
 
 static uint64_t now;
 
@@ -489,8 +490,6 @@ main(void)
 {
 	Suite *suite = suite_create("store_pool");
 	TCase *tc = tcase_create("store_pool");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, one_request_at_a_time);
@@ -512,8 +511,5 @@ main(void)
 	tcase_add_test(tc, a_connection_has_to_get_ready_in_time);
 	tcase_add_test(tc, requests_under_way_go_with_the_pool);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -17,6 +17,7 @@
 #include "net/tls_client.h"
 #include "net/tls_identity.h"
 #include "net/tls_server.h"
+#include "run.h"
 
 #define DAY_MS (24ull * 3600 * 1000)
 #define TEN_DAYS (10 * 86400L)
@@ -1030,8 +1031,6 @@ main(void)
 {
 	Suite *suite = suite_create("tls");
 	TCase *tc = tcase_create("tls");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -1060,8 +1059,5 @@ main(void)
 	tcase_add_test(tc, what_cannot_be_loaded_is_a_problem_at_its_key);
 	tcase_add_test(tc, a_file_of_another_form_says_what_cures_it);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

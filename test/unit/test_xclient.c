@@ -6,6 +6,7 @@
 #include <check.h>
 
 #include "proto/xclient.h"
+#include "run.h"
 
 #define OCTETS(s) (s), sizeof(s) - 1
 
@@ -381,11 +382,5 @@ xclient_suite(void)
 int
 main(void)
 {
-	SRunner *runner = srunner_create(xclient_suite());
-	int failed;
-
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(xclient_suite());
 }
