@@ -37,6 +37,7 @@ static void route_ask(struct route_run *run);
 static void route_asked(void *arg, const struct route_answer *answer);
 static void route_write(struct route_run *run);
 static void route_written(void *arg, const char *reason);
+static void route_print_written(const struct config_mapping *m);
 static void route_print_store(const struct route_run *run,
     const struct route_answer *answer);
 static void route_print_failure(const struct route_answer *answer);
@@ -60,7 +61,9 @@ route_command(const struct route_command *cmd)
 	runtime_slice_leave(&slice);
 	runtime_unref(&run.rt);
 	worker_free(&run.worker);
-	return run.status;
+	if (run.status != EXIT_SUCCESS)
+		return run.status;
+	return summary_flush();
 }
 
 static int
@@ -252,9 +255,25 @@ route_written(void *arg, const char *reason)
 		route_end(run, EX_CANTCREAT);
 		return;
 	}
-	printf("%s\n",
-	    store_kind_find(&run->rt->cfg->mapping)->local
-		? "written; in effect after a reload (SIGHUP)"
-		: "written");
+	route_print_written(&run->rt->cfg->mapping);
 	route_end(run, EXIT_SUCCESS);
+}
+
+/* Without a channel nobody tells the daemons. */
+static void
+route_print_written(const struct config_mapping *m)
+{
+	bool told = (m->source == SOURCE_REDIS && *m->redis_channel != '\0') ||
+	    (m->source == SOURCE_SQL && *m->sql_channel != '\0');
+	bool whole = m->positive_ttl % 1000 == 0;
+
+	if (store_kind_find(m)->local)
+		printf("written; in effect after a reload (SIGHUP)\n");
+	else if (told || m->positive_ttl == 0)
+		printf("written\n");
+	else
+		printf("written; running daemons may keep the old answer for "
+		       "%llu%s (mapping.positive_ttl)\n",
+		    (unsigned long long)m->positive_ttl / (whole ? 1000 : 1),
+		    whole ? "s" : "ms");
 }

@@ -87,7 +87,6 @@ static struct config *server_load(const char *path,
     struct config_problems *problems);
 static void server_check_host(const struct config *cfg,
     struct config_problems *problems);
-static int server_printed(void);
 static void server_report(const struct config_problems *problems);
 static void server_log_problems(const struct config_problems *problems);
 static unsigned server_threads(const struct config *cfg);
@@ -177,7 +176,7 @@ server_check(const char *path)
 	summary_print(rt, server_threads(rt->cfg));
 	runtime_discard(&rt);
 	printf("configuration ok\n");
-	return server_printed();
+	return summary_flush();
 }
 
 /* What a start would need of this host besides the files that the runtime
@@ -195,16 +194,6 @@ server_check_host(const struct config *cfg, struct config_problems *problems)
 		    err.text);
 }
 
-/* A full disk or a closed pipe is no success. */
-static int
-server_printed(void)
-{
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return EXIT_SUCCESS;
-	fprintf(stderr, "mailferry: cannot write: %s\n", strerror(errno));
-	return EX_IOERR;
-}
-
 int
 server_dump(const char *path)
 {
@@ -217,7 +206,7 @@ server_dump(const char *path)
 	if (ok)
 		config_dump(cfg, stdout);
 	config_free(&cfg);
-	return ok ? server_printed() : EX_CONFIG;
+	return ok ? summary_flush() : EX_CONFIG;
 }
 
 int

@@ -2,8 +2,11 @@
 
 #include "summary.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "config/config.h"
 #include "platform/log.h"
@@ -199,4 +202,13 @@ summary_text(const char *text)
 	char shown[LOG_FIELD_MAX * 4 + 8];
 
 	fputs(log_escape(text, strlen(text), shown, sizeof(shown)), stdout);
+}
+
+int
+summary_flush(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return EXIT_SUCCESS;
+	fprintf(stderr, "mailferry: cannot write: %s\n", strerror(errno));
+	return EX_IOERR;
 }

@@ -3,6 +3,8 @@
 #ifndef SUMMARY_H
 #define SUMMARY_H
 
+#include "platform/util.h"
+
 struct config_destination;
 struct runtime;
 
@@ -17,5 +19,9 @@ void summary_endpoint(const struct config_destination *d);
 
 /* Likewise, whatever it holds, escaped. */
 void summary_text(const char *text);
+
+/* The end of what a command prints. Returns the exit status: a full disk or a
+ * closed pipe is no success, and stderr says so. */
+int summary_flush(void) MUST_CHECK;
 
 #endif

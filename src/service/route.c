@@ -161,7 +161,7 @@ route_changed_cb(void *arg, const char *key)
 	log_begin(&line, LOG_DEBUG, "the store says that a route has changed");
 	log_cstr(&line, "identifier", known ? made : "*");
 	if (key != NULL && !known)
-		log_cstr(&line, "message", key);
+		log_cstr(&line, "said", key);
 	log_end(&line);
 	if (known)
 		cache_forget(r->spec.cache, made);

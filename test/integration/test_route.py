@@ -15,8 +15,8 @@ from harness.redis import Redis
 from harness.stores import StoreCase
 from harness.web import Web
 
-OK, BAD_USAGE, BAD_NAME, CANNOT_WRITE, FAILED, BAD_CONFIG = (
-    0, 64, 65, 73, 75, 78)
+OK, BAD_USAGE, BAD_NAME, CANNOT_WRITE, CANNOT_PRINT, FAILED, BAD_CONFIG = (
+    0, 64, 65, 73, 74, 75, 78)
 
 
 class RouteCase(StoreCase):
@@ -97,6 +97,17 @@ class Asking(RouteCase):
             self.assertIn("refused", out)
         out, _ = self.route(d, "a\x1b[31mb", status=BAD_NAME)
         self.assertIn("a\\x1b[31mb", out)
+
+    def test_output_that_cannot_be_written(self):
+        """`mailferry route ... >/dev/full` does not end with 0"""
+        d = self.files({"alice": "new"})
+        for words in (("alice",), ("--set", "legacy", "bob")):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run(
+                    [binary(), "route", "-c", d.path, *words], stdout=full,
+                    stderr=subprocess.PIPE, check=False)
+            self.assertEqual(done.returncode, CANNOT_PRINT)
+            self.assertIn(b"cannot write: No space left", done.stderr)
 
     def test_usage_and_configuration(self):
         d = self.files({})
@@ -230,7 +241,10 @@ class Others(RouteCase):
         d.change({"mapping": {"sql": {
             "upsert_query": "REPLACE INTO routes VALUES (?, ?)",
             "delete_query": "DELETE FROM routes WHERE identifier = ?"}}})
-        self.route(d, "--set", "new", "o'hara@example.com")
+        out, _ = self.route(d, "--set", "new", "o'hara@example.com")
+        # No channel: nobody tells the daemons.
+        self.assertEqual(out, "written; running daemons may keep the old "
+                         "answer for 3600s (mapping.positive_ttl)\n")
         self.assertEqual(db.execute("SELECT * FROM routes").fetchall(),
                          [("o'hara@example.com", "new")])
         out, _ = self.route(d, "o'hara@example.com")
@@ -252,7 +266,8 @@ class Others(RouteCase):
         self.assertRoute(d, "alice", "legacy")
         wait_until(lambda: b":1" in r.ask("PUBLISH", "mailferry", "nobody"),
                    "the daemon hears")
-        self.route(d, "--set", "new", "alice")
+        out, _ = self.route(d, "--set", "new", "alice")
+        self.assertEqual(out, "written\n")
         self.assertEqual(r.ask("GET", "route:alice", database=1), b"new")
         wait_until(lambda: self.reply(d, "alice") == "+OK new", "the news",
                    timeout=2)
