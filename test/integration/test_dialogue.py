@@ -1356,6 +1356,34 @@ class Limits(Dialogue):
         # Nobody else suffers.
         self.login(d, tls="implicit", source="127.0.0.7")
 
+    def test_the_same_wrong_credentials_count_once(self):
+        """The same wrong credentials again (of the last 10 per address, ...)
+        count once: a phone with an old password must not throttle everybody
+        behind its NAT (CONFIG)"""
+        b = self.backend(Pop3(check=right_password))
+        d = self.mailferry(
+            {"pop3": {"tls": "implicit"}}, {"main": b.destination()},
+            over={"limits": {"auth_failures_per_ip": 2,
+                             "auth_failure_window": "1h"}})
+
+        def wrong(word, mech="USER"):
+            c = self.client(d, tls="implicit", source="127.0.0.8")
+            if mech == "PLAIN":
+                reply = c.cmd(f"AUTH PLAIN {plain(ALICE, word)}")
+            else:
+                c.cmd(f"USER {ALICE}")
+                reply = c.cmd(f"PASS {word}")
+            self.assertReply(reply, "-ERR [AUTH]")
+        for _ in range(4):
+            wrong("old password")
+            wrong("old password", "PLAIN")
+        self.login(d, tls="implicit", source="127.0.0.8")
+        wrong("another one")
+        b.forget()
+        wrong("old password")
+        self.assertEqual(b.connections, [])
+
+
 
 class Offers(Dialogue):
     """What is offered is what the configuration says."""
