@@ -21,6 +21,7 @@
 
 #define LOG_LINE_MAX 4096 /* octets of one line; what is more is cut */
 #define LOG_FIELD_MAX 128 /* octets of one field's value, before escaping */
+#define LOG_REASON_MAX 256 /* of "reason": what is wrong, and what cures it */
 
 enum log_format { LOG_TEXT, LOG_JSON };
 

@@ -14,8 +14,8 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 
-#define TLS_EXPLAIN_NAMES 5
-#define TLS_EXPLAIN_SUITES 8
+#define TLS_EXPLAIN_NAMES 4
+#define TLS_EXPLAIN_SUITES 5
 
 struct tls_cure {
 	int reason;

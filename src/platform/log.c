@@ -30,6 +30,7 @@ static void log_value(struct log_line *l, const char *value, size_t len,
 static const char *log_escape_into(const char *value, size_t cap, bool cut,
     char *out, size_t size);
 static bool log_quoted(const char *value, size_t len);
+static size_t log_field_max(const char *key);
 
 void
 log_use(struct log_sink **sink, enum log_format format, int level)
@@ -251,23 +252,33 @@ log_key(struct log_line *l, const char *key)
 	}
 }
 
+/* How much of a value is shown; SIZE_MAX: all. */
+static size_t
+log_field_max(const char *key)
+{
+	if (strcmp(key, "message") == 0)
+		return SIZE_MAX;
+	return strcmp(key, "reason") == 0 ? LOG_REASON_MAX : LOG_FIELD_MAX;
+}
+
 void
 log_str(struct log_line *l, const char *key, const char *value, size_t len)
 {
+	size_t max = log_field_max(key);
 	bool quoted;
 
 	if (l->level == -1)
 		return;
 	/* A cut field would leave JSON open: better to leave it out whole. */
-	if (l->len + strlen(key) + LOG_FIELD_MAX * 8 + 64 > sizeof(l->buf) &&
-	    strcmp(key, "message") != 0)
+	if (max != SIZE_MAX &&
+	    l->len + strlen(key) + max * 8 + 64 > sizeof(l->buf))
 		return;
 	quoted = l->json || log_quoted(value, len);
 	log_key(l, key);
 	if (quoted)
 		log_append(l, "\"", 1);
-	if (len > LOG_FIELD_MAX && strcmp(key, "message") != 0) {
-		log_value(l, value, LOG_FIELD_MAX, true);
+	if (len > max) {
+		log_value(l, value, max, true);
 		log_puts(l, "...");
 	} else {
 		log_value(l, value, len, true);

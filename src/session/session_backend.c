@@ -410,7 +410,9 @@ static void
 backend_handshake_failed(struct backend *b)
 {
 	unsigned long code = bufferevent_get_openssl_error(b->bev);
-	long verify = SSL_get_verify_result(b->ssl);
+	/* A reset has a code as well, but OpenSSL no words for it. */
+	bool tls = ERR_reason_error_string(code) != NULL ||
+	    SSL_get_verify_result(b->ssl) != X509_V_OK;
 	struct err err = {""};
 	bool again = tls_client_failed(b->spec.tls, b->ssl, code, &err);
 
@@ -418,9 +420,7 @@ backend_handshake_failed(struct backend *b)
 	if (again && !b->tls_again)
 		backend_tls_again(b, err.text);
 	else
-		backend_fail(b,
-		    code != 0 || verify != X509_V_OK ? FAIL_TLS : FAIL_CLOSED,
-		    err.text);
+		backend_fail(b, tls ? FAIL_TLS : FAIL_CLOSED, err.text);
 }
 
 /* A handshake failed for what it offered: once more with less, on the same

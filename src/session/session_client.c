@@ -397,8 +397,9 @@ client_tls_failed(struct client *c)
 
 	tls_server_failed(c->ssl, code, &err);
 	ERR_clear_error();
-	origin_log(&l, code != 0 ? LOG_INFO : LOG_DEBUG, c->spec.origin,
-	    "TLS handshake with the client failed");
+	origin_log(&l,
+	    ERR_reason_error_string(code) != NULL ? LOG_INFO : LOG_DEBUG,
+	    c->spec.origin, "TLS handshake with the client failed");
 	log_cstr(&l, "listener", c->spec.listener->name);
 	log_cstr(&l, "reason", err.text);
 	log_end(&l);

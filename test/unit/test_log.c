@@ -105,6 +105,26 @@ START_TEST(long_fields_are_cut)
 }
 END_TEST
 
+/* Why something failed is longer than what a stranger may fill a line with. */
+START_TEST(reasons_are_cut_later)
+{
+	struct log_line l;
+	char value[400];
+
+	memset(value, 'x', sizeof(value));
+	log_begin(&l, LOG_WARNING, "m");
+	log_str(&l, "reason", value, 250);
+	log_str(&l, "user", value, 250);
+	log_end(&l);
+	ck_assert_ptr_null(strstr(l.buf, "... user="));
+	ck_assert_ptr_nonnull(strstr(l.buf, "..."));
+	log_begin(&l, LOG_WARNING, "m");
+	log_str(&l, "reason", value, sizeof(value));
+	ck_assert_ptr_nonnull(strstr(l.buf, "x..."));
+	ck_assert_uint_lt(l.len, 300);
+}
+END_TEST
+
 START_TEST(a_level_that_is_not_wanted_costs_nothing)
 {
 	struct err err;
@@ -507,6 +527,7 @@ main(void)
 	tcase_add_test(tc, fields_read_as_key_value);
 	tcase_add_test(tc, a_field_cannot_end_itself_or_the_line);
 	tcase_add_test(tc, long_fields_are_cut);
+	tcase_add_test(tc, reasons_are_cut_later);
 	tcase_add_test(tc, a_level_that_is_not_wanted_costs_nothing);
 	tcase_add_test(tc, json_always_parses);
 	tcase_add_test(tc, escape_shows_utf8_and_hides_controls);
