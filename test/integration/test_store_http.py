@@ -6,35 +6,42 @@ import unittest
 
 from harness.case import certs
 from harness.proc import wait_until
-from harness.stores import StoreCase
-from harness.web import Web
+from harness.stores import (StoreAnswers, StoreCase, StoreFaults,
+                            StoreWaits)
+from harness.web import Web, WebProcess
 
 
 class WebCase(StoreCase):
+    SOURCE = "http"
+
+    @classmethod
+    def make(cls, tls=None):
+        return WebProcess(tls=tls).start()
+
+    def section(self, p):
+        return {"url": f"http://127.0.0.1:{p.port}/route?user=%u"}
+
+    def slow(self, p, seconds):
+        """1.5 seconds, which its tests take for long."""
+        return {}
+
     def web(self, *args, **keys):
+        """A service in this process, which may say anything."""
         return self.keep(Web(*args, **keys)).start()
 
-    def serve(self, web, section=None, **mapping):
-        url = f"http://127.0.0.1:{web.port}/route?user=%u"
-        return self.daemon("http", dict({"url": url}, **(section or {})),
-                           **mapping)
+
+class Waits(StoreWaits, WebCase):
+    pass
 
 
-class Answers(WebCase):
-    def test_identifier_domain_default(self):
-        """a GET per lookup with `%u` URL-encoded; 200 with the destination as
-        text ..., 404 = unknown"""
-        w = self.web({"alice@example.com": "new", "@moved.example": "new",
-                      "stayed@moved.example": "legacy"})
-        d = self.serve(w)
-        self.assertRoute(d, "alice@example.com", "new")
-        self.assertRoute(d, "anybody@moved.example", "new")
-        self.assertRoute(d, "stayed@moved.example", "legacy")
-        self.assertRoute(d, "bob@example.com", "legacy")
-        self.assertRoute(d, "@nowhere.example", "legacy")
-        self.assertRoute(d, "@moved.example", "new")
-        self.assertEqual(w.asked[0], "/route?user=alice%40example.com")
+class WaitsTls(StoreWaits, WebCase):
+    TLS = "good"
 
+    def section(self, p):
+        return {"url": p.url("https", "localhost"), "tls_ca_file": certs().ca}
+
+
+class Answers(StoreAnswers, WebCase):
     def test_url_encoding(self):
         """%u, %{...}, ${...} in identifiers for the http source: whatever it
         is, it stays one parameter's value"""
@@ -150,25 +157,18 @@ class Answers(WebCase):
         self.assertEqual(len(w.asked), 1)
 
 
-class Faults(WebCase):
-    def test_outage(self):
-        """a cache that survives outages"""
+class Faults(StoreFaults, WebCase):
+    def test_reload_in_an_outage(self):
+        """After a reload nothing counts that was read before."""
         w = self.web({"alice": "new"})
         d = self.serve(w, positive_ttl="100ms")
         self.assertRoute(d, "alice", "new")
         w.stop()
         time.sleep(0.1)  # her answer gets old
         self.assertRoute(d, "alice", "new")
-        self.assertNoRoute(d, "bob", within=1)
-        # After a reload nothing counts that was read before.
         d.hang_up()
         d.wait_log("reloaded")
         self.assertNoRoute(d, "alice")
-        w.routes["bob"] = "new"
-        w.start()
-        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
-        self.assertRoute(self.serve(Web(), on_store_error="default"), "bob",
-                         "legacy")
 
     def test_reload_asks_again(self):
         """A reload ... wins over cached answers at once; so does one that
@@ -189,31 +189,6 @@ class Faults(WebCase):
         d.hang_up()
         d.wait_record(lambda r: r["message"] == "reloaded", "reloaded", mark)
         self.assertNoRoute(d, "alice")
-
-    def test_slow(self):
-        """slow: inside lookup_timeout, and the others' logins go on"""
-        slow = threading.Event()
-
-        def answer(_h, user):
-            if user == "slow":
-                slow.wait(10)
-            return 200, "new"
-        w = self.web(answer=answer)
-        d = self.serve(w)
-        start = time.monotonic()
-        result = []
-        t = threading.Thread(
-            target=lambda: result.append(self.reply(d, "slow")))
-        t.start()
-        wait_until(lambda: w.asked, "the slow lookup")
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "new")
-        t.join()
-        self.assertTempFail(result[0])
-        self.assertLess(time.monotonic() - start, 3)
-        slow.set()
-        # One slow answer among good ones stops nobody.
-        self.assertRoute(d, "other", "new")
 
     def test_slow_for_both_keys(self):
         """inside lookup_timeout: the identifier's and the domain's lookup
@@ -251,11 +226,6 @@ class Faults(WebCase):
         stop.set()
         wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
 
-    def test_undeclared_destination(self):
-        d = self.serve(self.web({"alice": "nowhere"}))
-        self.assertNoRoute(d, "alice")
-        d.wait_log("nowhere")
-
     def test_garbage(self):
         """answering garbage, dying in the middle of an answer"""
         def flood(s):
@@ -281,16 +251,6 @@ class Faults(WebCase):
                 "url": f"http://127.0.0.1:{port}/?user=%u"})
             self.assertNoRoute(d, "alice")
             d.stop()
-
-    def test_restart_between_lookups(self):
-        w = self.web({f"user{i}": "new" for i in range(20)})
-        d = self.serve(w)
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "new")
-        w.stop()
-        w.start()
-        for i in range(10, 20):
-            self.assertRoute(d, f"user{i}", "new")
 
 
 if __name__ == "__main__":

@@ -8,38 +8,45 @@ from harness.case import certs, need
 from harness.mailferry import binary
 from harness.mariadb import MariaDB
 from harness.proc import run, wait_until
-from harness.stores import SqlAnswers, SqlFaults, StoreCase
+from harness.stores import (StoreAnswers, StoreCase, StoreFaults,
+                            StoreWaits)
 
 QUERY = "SELECT destination FROM routes WHERE identifier = ?"
 UPSERT = "REPLACE INTO routes VALUES (?, ?)"
 DELETE = "DELETE FROM routes WHERE identifier = ?"
 SLOW = ("SELECT destination FROM routes WHERE identifier = ? AND "
-        "SLEEP(IF(identifier = '%s', %s, 0)) = 0")
+        "SLEEP(IF(identifier LIKE '%s', %s, 0)) = 0")
 
 
 @need("mariadbd", "mariadb", "mariadb-install-db")
 class MysqlCase(StoreCase):
-    def server(self, routes=None, **keys):
-        p = self.keep(MariaDB(**keys)).start()
-        if routes:
-            p.routes(routes)
-        return p
+    SOURCE = "sql"
+    NULLS = True
 
-    def serve(self, p, section=None, **mapping):
-        return self.daemon("sql", dict({"url": p.url(), "query": QUERY},
-                                       **(section or {})), **mapping)
+    @classmethod
+    def make(cls, tls=None):
+        return MariaDB(tls=tls).start()
+
+    def section(self, p):
+        return {"url": p.url(), "query": QUERY}
+
+    def slow(self, p, seconds):
+        return {"query": SLOW % ("slow%", seconds)}
 
 
-class Answers(SqlAnswers, MysqlCase):
+class Answers(StoreAnswers, MysqlCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.p = MariaDB(tls="good").start()
-        cls.addClassCleanup(cls.p.stop)
+        cls.p = cls.shared_server(tls="good")
 
     def setUp(self):
         super().setUp()
         self.p.sql("TRUNCATE routes")
+
+    def with_routes(self, routes):
+        self.p.routes(routes)
+        return self.p
 
     def test_only_bound_parameters(self):
         """SQL injection through the user name: only bound parameters"""
@@ -210,11 +217,19 @@ class Answers(SqlAnswers, MysqlCase):
         self.assertGreater(n, 0)
 
 
-class Faults(SqlFaults, MysqlCase):
-    @staticmethod
-    def slow(user, seconds):
-        return SLOW % (user, seconds)
+class Waits(StoreWaits, MysqlCase):
+    pass
 
+
+class WaitsTls(StoreWaits, MysqlCase):
+    TLS = "good"
+
+    def section(self, p):
+        more = f"?ssl-mode=verify&ssl-ca={certs().ca}"
+        return {"url": p.url("localhost", more=more), "query": QUERY}
+
+
+class Faults(StoreFaults, MysqlCase):
     def test_idle_connections_may_be_closed(self):
         """wait_timeout is over: not the login's trouble either"""
         p = self.server({"alice": "new"})
@@ -229,7 +244,7 @@ class Faults(SqlFaults, MysqlCase):
     def test_dying_in_mid_query(self):
         """dying mid-query: asked once more"""
         p = self.server({"alice": "new", "bob": "new"})
-        d = self.serve(p, {"pool_size": 1, "query": self.slow("bob", 0.4)},
+        d = self.serve(p, {"pool_size": 1, "query": SLOW % ("bob", 0.4)},
                        lookup_timeout="5s")
         self.assertRoute(d, "alice", "new")
         replies = []

@@ -12,7 +12,8 @@ from harness.case import certs, need
 from harness.mailferry import binary
 from harness.postgres import SCHEMA, PgBouncer, Postgres, binaries
 from harness.proc import run, wait_until
-from harness.stores import SqlAnswers, SqlFaults, StoreCase
+from harness.stores import (StoreAnswers, StoreCase, StoreFaults,
+                            StoreWaits)
 
 QUERY = "SELECT destination FROM routes WHERE identifier = $1"
 UPSERT = ("INSERT INTO routes VALUES ($1, $2) ON CONFLICT (identifier) "
@@ -20,36 +21,41 @@ UPSERT = ("INSERT INTO routes VALUES ($1, $2) ON CONFLICT (identifier) "
 DELETE = "DELETE FROM routes WHERE identifier = $1"
 
 
+SLOW = ("SELECT destination FROM routes WHERE identifier = $1 AND "
+        "pg_sleep(CASE WHEN $1 LIKE '%s' THEN %s ELSE 0 END) IS NOT NULL")
+
+
 @need("setpriv", *([] if binaries() else ["postgres"]))
 class PostgresCase(StoreCase):
-    def server(self, routes=None, **keys):
-        p = self.keep(Postgres(**keys)).start()
+    SOURCE = "sql"
+    NULLS = True
+
+    @classmethod
+    def make(cls, tls=None):
+        p = Postgres(tls=tls).start()
         p.sql(SCHEMA)
-        if routes:
-            p.routes(routes)
         return p
 
-    def serve(self, p, section=None, **mapping):
-        return self.daemon("sql", dict({"url": p.url(), "query": QUERY},
-                                       **(section or {})), **mapping)
+    def section(self, p):
+        return {"url": p.url(), "query": QUERY}
 
-    def fresh(self, p):
-        """The table as a test wants to find it."""
-        p.sql("TRUNCATE routes")
-        return p
+    def slow(self, p, seconds):
+        return {"query": SLOW % ("slow%", seconds)}
 
 
-class Answers(SqlAnswers, PostgresCase):
+class Answers(StoreAnswers, PostgresCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.p = Postgres(tls="good").start()
-        cls.addClassCleanup(cls.p.stop)
-        cls.p.sql(SCHEMA)
+        cls.p = cls.shared_server(tls="good")
 
     def setUp(self):
         super().setUp()
-        self.fresh(self.p)
+        self.p.sql("TRUNCATE routes")
+
+    def with_routes(self, routes):
+        self.p.routes(routes)
+        return self.p
 
     def test_only_bound_parameters(self):
         """SQL injection through the user name: only bound parameters"""
@@ -150,7 +156,7 @@ class Answers(SqlAnswers, PostgresCase):
         d = self.serve(self.p, {"url": url})
         for user in ("alice", "bob"):
             self.assertNoRoute(d, user)
-        d.wait_log("can be asked for it")
+        d.wait_log("the name does not exist")
 
     def test_bad_query(self):
         """What PostgreSQL says of it is in the log."""
@@ -232,13 +238,19 @@ class Answers(SqlAnswers, PostgresCase):
         self.assertGreater(n, 0)
 
 
-class Faults(SqlFaults, PostgresCase):
-    @staticmethod
-    def slow(user, seconds):
-        return ("SELECT destination FROM routes WHERE identifier = $1 AND "
-                f"pg_sleep(CASE $1 WHEN '{user}' THEN {seconds} ELSE 0 END) "
-                "IS NOT NULL")
+class Waits(StoreWaits, PostgresCase):
+    pass
 
+
+class WaitsTls(StoreWaits, PostgresCase):
+    TLS = "good"
+
+    def section(self, p):
+        more = f"?sslmode=verify-full&sslrootcert={certs().ca}"
+        return {"url": p.url("localhost", more=more), "query": QUERY}
+
+
+class Faults(StoreFaults, PostgresCase):
     def test_altered_table(self):
         """A column changes its type under connections that are open"""
         p = self.server({f"user{i}": "new" for i in range(9)})
@@ -252,7 +264,7 @@ class Faults(SqlFaults, PostgresCase):
     def test_dying_in_mid_query(self):
         """dying mid-query: asked once more"""
         p = self.server({"alice": "new", "bob": "new"})
-        d = self.serve(p, {"pool_size": 1, "query": self.slow("bob", 0.4)},
+        d = self.serve(p, {"pool_size": 1, "query": SLOW % ("bob", 0.4)},
             lookup_timeout="5s")
         self.assertRoute(d, "alice", "new")
         replies = []
@@ -334,10 +346,7 @@ class Pooler(PostgresCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.p = Postgres().start()
-        cls.addClassCleanup(cls.p.stop)
-        cls.p.sql(SCHEMA)
-        cls.p.routes(dict.fromkeys(cls.USERS, "new"))
+        cls.p = cls.shared_server(dict.fromkeys(cls.USERS, "new"))
 
     def logs_in_everybody(self, mode, pool_size):
         pooler = self.keep(PgBouncer(self.p, mode, pool_size)).start()

@@ -13,36 +13,50 @@ from harness.mailferry import binary
 from harness.ports import free_port
 from harness.proc import run, wait_until
 from harness.redis import Redis
-from harness.stores import StoreCase
+from harness.stores import (StoreAnswers, StoreCase, StoreFaults,
+                            StoreWaits)
 
 
 @need("redis-server")
 class RedisCase(StoreCase):
+    SOURCE = "redis"
+
+    @classmethod
+    def make(cls, **keys):
+        return Redis(**keys).start()
+
+    def section(self, p):
+        return {"url": f"redis://127.0.0.1:{p.port}/0"}
+
+    def slow(self, p, seconds):
+        p.ask("CLIENT", "PAUSE", int(seconds * 1000))
+        return {}
+
     def redis(self, **keys):
-        return self.keep(Redis(**keys)).start()
-
-    def serve(self, redis, section=None, **mapping):
-        section = dict({"url": f"redis://127.0.0.1:{redis.port}/0"},
-                       **(section or {}))
-        return self.daemon("redis", section, **mapping)
+        return self.server(**keys)
 
 
-class Answers(RedisCase):
-    def test_identifier_domain_default(self):
-        """Lookups: the identifier, then "@domain", then default_destination
-        (CONFIG); GET key_prefix + identifier"""
-        r = self.redis()
-        r.route("alice@example.com", "new")
-        r.route("@moved.example", "new")
-        r.route("stayed@moved.example", "legacy")
-        d = self.serve(r)
-        self.assertRoute(d, "alice@example.com", "new")
-        self.assertRoute(d, "anybody@moved.example", "new")
-        self.assertRoute(d, "stayed@moved.example", "legacy")
-        self.assertRoute(d, "bob@example.com", "legacy")
-        self.assertRoute(d, "@nowhere.example", "legacy")
-        self.assertRoute(d, "@moved.example", "new")
+class Waits(StoreWaits, RedisCase):
+    def slow(self, p, seconds):
+        """Once the relayed session is there."""
+        self.pause = seconds
+        return {}
 
+    def while_they_wait(self, d, client, act=lambda: None):
+        if getattr(self, "pause", None):
+            super().slow(self.p, self.pause)
+        return super().while_they_wait(d, client, act)
+
+
+class WaitsTls(Waits):
+    TLS = "good"
+
+    def section(self, p):
+        return {"url": f"rediss://localhost:{p.tls_port}",
+                "tls_ca_file": certs().ca}
+
+
+class Answers(StoreAnswers, RedisCase):
     def test_key_is_every_octet(self):
         """Same bytes in, same key out: no pattern, no quoting, no prefix of
         another key"""
@@ -126,16 +140,6 @@ class Answers(RedisCase):
                 else:
                     self.assertNoRoute(d, "alice")
                     d.wait_log("TLS handshake failed")
-
-    def test_undeclared_destination(self):
-        """A destination that is not declared is a failure of the store,
-        logged as such: never the default (PROTOCOL)"""
-        r = self.redis()
-        r.route("alice", "nowhere")
-        d = self.serve(r)
-        self.assertNoRoute(d, "alice")
-        d.wait_record(lambda x: x.get("destination") == "nowhere" and
-                      x.get("identifier") == "alice", "the name")
 
     def test_wrong_type(self):
         """garbage: the store could not say, and on_store_error rules"""
@@ -243,7 +247,9 @@ class Refusals(RedisCase):
         self.assertNotIn("the store fails", d.output())
 
 
-class Faults(RedisCase):
+class Faults(StoreFaults, RedisCase):
+    test_slow = None  # it answers one after another
+
     def test_cached_answers_need_no_store(self):
         """a cache that survives outages: fresh, then stale, then [SYS/TEMP]
         or the default"""
@@ -267,10 +273,7 @@ class Faults(RedisCase):
                    "the store is asked again")
         wait_until(lambda: self.reply(d, "alice") == "+OK legacy",
                    "the fresh answer")
-        # Each worker finds out for itself.
-        names = (f"user{n}" for n in range(100000))
-        wait_until(lambda: self.reply(d, next(names)) and
-                   "the store answers again" in d.output(), "a log line")
+        self.answers_again(d)
 
     def test_stale_has_an_end(self):
         """stale_ttl: how long past its ttl a cached answer may still serve
@@ -332,20 +335,6 @@ class Faults(RedisCase):
             t.join()
         self.assertEqual(len(took), len(users))
         return took
-
-    def test_restart_between_lookups(self):
-        """restarting: the connection that died of it is not the login's
-        trouble"""
-        r = self.redis()
-        for i in range(20):
-            r.route(f"user{i}", "new")
-        d = self.serve(r)
-        for i in range(10):
-            self.assertRoute(d, f"user{i}", "new")
-        r.halt()
-        r.start()
-        for i in range(10, 20):
-            self.assertRoute(d, f"user{i}", "new")
 
     def test_idle_connections_may_be_closed(self):
         r = self.redis(lines=["timeout 1"])

@@ -6,50 +6,52 @@ import threading
 import time
 import unittest
 
-from harness.proc import temp_dir, wait_until
-from harness.stores import StoreCase
+from harness.sqlite import Database
+from harness.stores import (StoreAnswers, StoreCase, StoreFaults,
+                            StoreWaits)
 
 QUERY = "SELECT destination FROM routes WHERE identifier = ?"
 
 
-class Sqlite(StoreCase):
-    def database(self, routes, name="routes.db"):
-        path = os.path.join(temp_dir(), name)
-        self.fill(path, routes)
-        return path
+# A lookup of slow... works until it is given up.
+SLOW = ("SELECT destination FROM routes WHERE identifier = ?1 AND "
+        "(?1 NOT LIKE 'slow%' OR (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL "
+        "SELECT n + 1 FROM c LIMIT 2000000000) SELECT max(n) FROM c) > 0)")
 
-    @staticmethod
-    def fill(path, routes):
-        db = sqlite3.connect(path)
-        db.execute("CREATE TABLE IF NOT EXISTS routes "
-                   "(identifier TEXT PRIMARY KEY, destination TEXT)")
-        db.executemany("REPLACE INTO routes VALUES (?, ?)", routes.items())
-        db.commit()
-        db.close()
 
-    def serve(self, path, query=QUERY, section=None, **mapping):
-        return self.daemon("sql", dict(
-            {"url": f"sqlite://{path}", "query": query}, **(section or {})),
-            **mapping)
+class SqliteCase(StoreCase):
+    SOURCE = "sql"
+    NULLS = True
+    PAUSES = False
 
-    def test_identifier_domain_default(self):
-        """Lookups: the identifier, then "@domain", then default_destination
-        (CONFIG)"""
-        d = self.serve(self.database({
-            "alice@example.com": "new", "@moved.example": "new",
-            "stayed@moved.example": "legacy", "nothing": None}))
-        self.assertRoute(d, "alice@example.com", "new")
-        self.assertRoute(d, "anybody@moved.example", "new")
-        self.assertRoute(d, "stayed@moved.example", "legacy")
-        self.assertRoute(d, "bob@example.com", "legacy")
-        self.assertRoute(d, "@nowhere.example", "legacy")
-        self.assertRoute(d, "@moved.example", "new")
-        self.assertRoute(d, "nothing", "legacy")
+    @classmethod
+    def make(cls, tls=None, path=None):
+        return Database(path).start()
 
+    def section(self, p):
+        return {"url": p.url(), "query": QUERY}
+
+    def slow(self, p, seconds):
+        return {"query": SLOW}
+
+
+class Faults(StoreFaults, SqliteCase):
+    pass
+
+
+class Waits(StoreWaits, SqliteCase):
+    def test_slow_server(self):
+        d, client = self.one_worker(self.slow(self.p, 0), self.FROZEN)
+        for reply in self.while_they_wait(d, client):
+            self.assertTempFail(reply)
+        self.assertRoute(d, "bob", "new")
+
+
+class Answers(StoreAnswers, SqliteCase):
     def test_only_bound_parameters(self):
         """identifiers `' OR 1=1 --`, `%`, `_`"""
-        d = self.serve(self.database({"alice": "new", "a_b%": "new",
-                                      "o'hara": "new"}))
+        d = self.serve(self.server({"alice": "new", "a_b%": "new",
+                                    "o'hara": "new"}))
         for name in ("'OR(1=1)--", "a'b", "a%", "_lice", "%", "axb%",
                      "alice'--", "\xff"):
             self.assertRoute(d, name, "legacy")
@@ -59,18 +61,20 @@ class Sqlite(StoreCase):
     def test_relative_path(self):
         """Relative paths are relative to the configuration file's
         directory"""
-        d = self.serve("routes.db", start=False)
-        self.fill(os.path.join(d.dir, "routes.db"), {"alice": "new"})
+        d = self.daemon("sql", {"url": "sqlite://routes.db", "query": QUERY},
+                        start=False)
+        self.make(path=os.path.join(d.dir, "routes.db")).routes(
+            {"alice": "new"})
         d.start()
         self.assertRoute(d, "alice", "new")
 
     def test_what_is_wrong_is_said_at_the_start(self):
-        path = self.database({"alice": "new"})
-        for url, query, said in (
-                (path, "SELECT ? FROM elsewhere", "no such table"),
-                (path, QUERY + "; DROP TABLE routes", "not one statement"),
-                (path, "ELECT ?", "syntax error")):
-            d = self.serve(url, query, start=False).launch()
+        p = self.server({"alice": "new"})
+        for query, said in (
+                ("SELECT ? FROM elsewhere", "no such table"),
+                (QUERY + "; DROP TABLE routes", "not one statement"),
+                ("ELECT ?", "syntax error")):
+            d = self.serve(p, {"query": query}, start=False).launch()
             process, d.process = d.process, None
             self.assertEqual(process.wait(), 78)
             self.assertIn("mapping.sql.url", d.output())
@@ -78,73 +82,54 @@ class Sqlite(StoreCase):
 
     def test_file_that_comes_late(self):
         """A warning, and [SYS/TEMP] until it is there."""
-        path = os.path.join(temp_dir(), "late.db")
-        d = self.serve(path, positive_ttl="100ms")
+        p = Database()
+        d = self.serve(p, positive_ttl="100ms")
         self.assertRegex(d.output(), "mapping.sql.url: .*unable to open")
         self.assertNoRoute(d, "alice")
-        self.fill(path, {"alice": "new", "bob": "new"})
+        p.start().routes({"alice": "new", "bob": "new"})
         self.assertRoute(d, "bob", "new")
 
     def test_replaced_file(self):
         """opened again when another file has taken its place"""
-        path = self.database({"alice": "new"})
-        d = self.serve(path, positive_ttl="0s")
+        p = self.server({"alice": "new"})
+        d = self.serve(p, positive_ttl="0s")
         self.assertRoute(d, "alice", "new")
-        self.fill(path + ".next", {"alice": "legacy"})
-        os.rename(path + ".next", path)
+        other = self.server({"alice": "legacy"})
+        os.rename(other.path, p.path)
         self.assertRoute(d, "alice", "legacy")
 
     def test_waits_for_a_lock(self):
         """Somebody writes: a lookup waits for the end of it"""
-        path = self.database({"alice": "new"})
-        d = self.serve(path, lookup_timeout="30s")
-        db = sqlite3.connect(path, isolation_level=None)
-        db.execute("BEGIN EXCLUSIVE")
+        p = self.server({"alice": "new"})
+        d = self.serve(p, lookup_timeout="30s")
+        p.freeze()
         threads, replies = self.at_once(d, ["alice", "bob", "carol"])
         threads[0].join(.3)
         self.assertEqual(replies, [])
-        db.execute("COMMIT")
-        db.close()
+        p.thaw()
         for t in threads:
             t.join()
         self.assertEqual(sorted(replies),
                          ["+OK legacy", "+OK legacy", "+OK new"])
 
-    def test_lock_that_stays(self):
-        """A lock that is held on: the old answer, or [SYS/TEMP] and the reason
+    def test_reasons(self):
+        """A lock that is held on, a query that goes through everything: said
         in time"""
-        path = self.database({"alice": "new"})
-        d = self.serve(path, positive_ttl="100ms", lookup_timeout="1s")
-        self.assertRoute(d, "alice", "new")
-        db = sqlite3.connect(path, isolation_level=None)
-        db.execute("BEGIN EXCLUSIVE")
-        time.sleep(0.1)  # her answer gets old
-        self.assertRoute(d, "alice", "new")
-        self.assertNoRoute(d, "bob")
-        d.wait_log("database is locked")
-        db.execute("COMMIT")
-        db.close()
-        wait_until(lambda: self.reply(d, "bob") == "+OK legacy", "it is free")
-
-    def test_slow(self):
-        """a query that has to go through everything is given up, and says
-        why"""
-        slow = (QUERY + " AND (?1 <> 'slow' OR (WITH RECURSIVE c(n) AS (SELECT "
-                "1 UNION ALL SELECT n + 1 FROM c LIMIT 2000000000) "
-                "SELECT max(n) FROM c) > 0)").replace("?", "?1", 1)
-        d = self.serve(self.database({"alice": "new", "slow": "new"}), slow,
-                       lookup_timeout="1s")
+        p = self.server({"slow": "new"})
+        d = self.serve(p, {"query": SLOW}, lookup_timeout="1s")
         self.assertNoRoute(d, "slow")
         d.wait_log("is there an index")
-        self.assertRoute(d, "alice", "new")
+        p.freeze()
+        self.assertNoRoute(d, "bob")
+        d.wait_log("database is locked")
 
     def test_wal(self):
         """a file with write-ahead logging, written to meanwhile"""
-        path = self.database({"alice": "new"})
-        db = sqlite3.connect(path, isolation_level=None,
+        p = self.server({"alice": "new"})
+        db = sqlite3.connect(p.path, isolation_level=None,
                              check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
-        d = self.serve(path, positive_ttl="0s", negative_ttl="0s")
+        d = self.serve(p, positive_ttl="0s", negative_ttl="0s")
         stop = threading.Event()
 
         def write():
@@ -165,23 +150,15 @@ class Sqlite(StoreCase):
         db.close()
 
     def test_file_that_vanishes(self):
-        path = self.database({"alice": "new"})
-        d = self.serve(path, positive_ttl="100ms")
+        p = self.server({"alice": "new"})
+        d = self.serve(p, positive_ttl="100ms")
         self.assertRoute(d, "alice", "new")
-        os.rename(path, path + ".away")
+        os.rename(p.path, p.path + ".gone")
         time.sleep(0.1)  # her answer gets old
         self.assertRoute(d, "alice", "new")
         self.assertNoRoute(d, "bob")
-        with open(path, "wb") as f:
-            f.write(os.urandom(8192))
-        self.assertNoRoute(d, "carol")
-        os.rename(path + ".away", path)
+        os.rename(p.path + ".gone", p.path)
         self.assertRoute(d, "dave", "legacy")
-
-    def test_undeclared_destination(self):
-        d = self.serve(self.database({"alice": "nowhere"}))
-        self.assertNoRoute(d, "alice")
-        d.wait_log("nowhere")
 
 
 if __name__ == "__main__":

@@ -74,10 +74,15 @@ class MariaDB(Server):
         return check_run(self._client(database),
                          stdin=text.encode()).stdout.decode()
 
+    @staticmethod
+    def _quoted(word):
+        if word is None:
+            return "NULL"
+        return "'" + word.replace("\\", "\\\\").replace("'", "''") + "'"
+
     def routes(self, routes):
         values = ", ".join(
-            "(" + ", ".join("'" + word.replace("\\", "\\\\")
-                            .replace("'", "''") + "'" for word in pair) + ")"
+            "(" + ", ".join(self._quoted(word) for word in pair) + ")"
             for pair in routes.items())
         self.sql(f"REPLACE INTO routes VALUES {values}")
 

@@ -82,10 +82,13 @@ class Postgres(Server):
              "-At", "-v", "ON_ERROR_STOP=1", "-d", database],
             stdin=text.encode()).stdout.decode()
 
+    @staticmethod
+    def _quoted(word):
+        return "NULL" if word is None else "'" + word.replace("'", "''") + "'"
+
     def routes(self, routes):
         values = ", ".join(
-            "(" + ", ".join("'" + word.replace("'", "''") + "'"
-                            for word in pair) + ")"
+            "(" + ", ".join(self._quoted(word) for word in pair) + ")"
             for pair in routes.items())
         self.sql(f"INSERT INTO routes VALUES {values} ON CONFLICT "
                  "(identifier) DO UPDATE SET destination = "

@@ -73,3 +73,7 @@ class Redis(Server):
     def route(self, identifier, destination, prefix="route:", database=0):
         assert self.ask("SET", prefix + identifier, destination,
                         database=database) == b"+OK\r\n"
+
+    def routes(self, routes):
+        for identifier, destination in routes.items():
+            self.route(identifier, destination)

@@ -14,10 +14,62 @@ def name_itself(c, _mech, _frame):
 
 
 class StoreCase(Case):
-    """legacy is the default destination, new is where mailboxes go."""
+    """legacy is the default destination, new is where mailboxes go.
+
+    The suite of a store has a subclass with what is special about it: SOURCE,
+    make(), section(), and slow() if it can be. Its classes of tests are that
+    one together with StoreAnswers, StoreFaults and StoreWaits below."""
 
     # What a failing test would wait for; a busy machine needs some slack.
     TIMEOUT = "800ms"
+    SOURCE = "file"
+    NULLS = False  # a destination may be NULL
+    PAUSES = True  # it is not asked for a while when it fails
+
+    @classmethod
+    def make(cls, tls=None):
+        """A server without routes, started: start(), halt(), freeze(), thaw(),
+        stop(), output(). tls: the name of its certificate."""
+        raise NotImplementedError
+
+    @staticmethod
+    def fill(p, routes):
+        """Puts {identifier: destination} in."""
+        p.routes(routes)
+
+    def section(self, p):
+        """The section of SOURCE that leads to the server."""
+        raise NotImplementedError
+
+    def slow(self, p, seconds):
+        """The same, but the lookups of names that begin with "slow" take so
+        long, or all during that time."""
+        raise NotImplementedError
+
+    def server(self, routes=None, **keys):
+        """A server of this test."""
+        p = self.keep(self.make(**keys))
+        if routes:
+            self.fill(p, routes)
+        return p
+
+    @classmethod
+    def shared_server(cls, routes=None, **keys):
+        """A server of all the class's tests."""
+        p = cls.make(**keys)
+        cls.addClassCleanup(p.stop)
+        if routes:
+            cls.fill(p, routes)
+        return p
+
+    def with_routes(self, routes):
+        """A server that has these and no others."""
+        return self.server(routes)
+
+    def serve(self, p, section=None, **mapping):
+        """A daemon that asks the server."""
+        return self.daemon(self.SOURCE,
+                           dict(self.section(p), **(section or {})), **mapping)
 
     @classmethod
     def setUpClass(cls):
@@ -102,17 +154,17 @@ class StoreCase(Case):
         return replies
 
 
-class SqlAnswers:
-    """What every SQL server is asked. A subclass has p, a server of all its
-    tests with an empty table, and serve()."""
+class StoreAnswers:
+    """What every store is asked."""
 
     def test_identifier_domain_default(self):
         """Lookups: the identifier, then "@domain", then default_destination
         (CONFIG)"""
-        self.p.routes({"alice@example.com": "new", "@moved.example": "new",
-                       "stayed@moved.example": "legacy"})
-        self.p.sql("INSERT INTO routes VALUES ('nothing', NULL)")
-        d = self.serve(self.p)
+        routes = {"alice@example.com": "new", "@moved.example": "new",
+                  "stayed@moved.example": "legacy"}
+        if self.NULLS:
+            routes["nothing"] = None
+        d = self.serve(self.with_routes(routes))
         self.assertRoute(d, "alice@example.com", "new")
         self.assertRoute(d, "anybody@moved.example", "new")
         self.assertRoute(d, "stayed@moved.example", "legacy")
@@ -122,18 +174,22 @@ class SqlAnswers:
         self.assertRoute(d, "nothing", "legacy")
 
     def test_undeclared_destination(self):
-        """A destination that is not declared is a failure of the store"""
-        self.p.routes({"alice": "nowhere"})
-        d = self.serve(self.p)
+        """A destination that is not declared is a failure of the store,
+        logged as such: never the default (PROTOCOL)"""
+        d = self.serve(self.with_routes({"alice": "nowhere"}))
         self.assertNoRoute(d, "alice")
-        d.wait_log("nowhere")
+        d.wait_record(lambda x: x.get("destination") == "nowhere" and
+                      x.get("identifier") == "alice", "the name")
 
 
+class StoreFaults:
+    """What a store may do to logins."""
 
-class SqlFaults:
-    """What a server of SQL may do to logins. A subclass has server(routes)
-    and serve(server, section, **mapping), and slow(user, seconds): a query
-    that takes its time for one user."""
+    def answers_again(self, d):
+        """Each worker finds out for itself."""
+        names = (f"user{n}" for n in range(100000))
+        wait_until(lambda: self.reply(d, next(names)) and
+                   "the store answers again" in d.output(), "a log line")
 
     def test_outage(self):
         """a cache that survives outages: refusing"""
@@ -148,12 +204,10 @@ class SqlFaults:
         self.assertNoRoute(d, "bob", within=1)
         self.assertRoute(other, "bob", "legacy")
         p.start()
-        p.routes({"carol": "new"})
+        self.fill(p, {"carol": "new"})
         wait_until(lambda: self.reply(d, "carol") == "+OK new", "it is back")
-        # Each worker finds out for itself.
-        names = (f"user{n}" for n in range(100000))
-        wait_until(lambda: self.reply(d, next(names)) and
-                   "the store answers again" in d.output(), "a log line")
+        if self.PAUSES:
+            self.answers_again(d)
 
     def test_restart_between_lookups(self):
         """restarting: the connection that died of it is not the login's
@@ -171,21 +225,18 @@ class SqlFaults:
     def test_slow(self):
         """slow: inside lookup_timeout; others' logins go on"""
         p = self.server({"alice": "new", "slow": "new"})
-        d = self.serve(p, {"query": self.slow("slow", 30)})
+        d = self.serve(p, self.slow(p, 30))
         start = time.monotonic()
-        replies = []
-        t = threading.Thread(
-            target=lambda: replies.append(self.reply(d, "slow")))
-        t.start()
+        threads, replies = self.at_once(d, ["slow"])
         for i in range(10):
             self.assertRoute(d, f"user{i}", "legacy")
-        t.join()
+        threads[0].join()
         self.assertTempFail(replies[0])
         self.assertLess(time.monotonic() - start, 3)
         self.assertRoute(d, "alice", "new")
 
     def test_hanging(self):
-        """SIGSTOP: logins hear [SYS/TEMP] or the old answer in time"""
+        """frozen: logins hear [SYS/TEMP] or the old answer in time"""
         p = self.server({"alice": "new", "bob": "new"})
         d = self.serve(p, positive_ttl="100ms")
         self.assertRoute(d, "alice", "new")
@@ -194,4 +245,95 @@ class SqlFaults:
         self.assertNoRoute(d, "bob")
         self.assertRoute(d, "alice", "new")
         p.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+
+class Echo(threading.Thread):
+    """A session in the relay, whose server is asked all the time. worst: its
+    longest answer, in seconds."""
+
+    def __init__(self, client):
+        super().__init__()
+        self.client = client
+        self.over = threading.Event()
+        self.worst = 0
+        self.count = 0
+
+    def run(self):
+        while not self.over.is_set():
+            start = time.monotonic()
+            self.client.cmd("NOOP")
+            self.worst = max(self.worst, time.monotonic() - start)
+            self.count += 1
+            time.sleep(.005)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
+class StoreWaits:
+    """Nobody waits for a store but those who ask it: while a server is slow,
+    frozen or dies, the sessions of the same worker go on."""
+
+    TLS = None
+    SLOW = 1.5  # seconds that a slow server takes
+    FROZEN = "2s"  # lookup_timeout for a frozen one
+    HELD = 0.9  # an echo that took longer was held up by one of the above
+    USERS = [f"slow{n}" for n in range(6)]
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.p = cls.shared_server(
+            dict.fromkeys(["relayed", "bob", *cls.USERS], "new"), tls=cls.TLS)
+
+    def one_worker(self, section, timeout):
+        """A daemon, and a session of it in the relay."""
+        d = self.serve(self.p, section, start=False, lookup_timeout=timeout)
+        d.change({"server": {"threads": 1}})
+        d.start()
+        client = self.client(d, tls="implicit")
+        self.assertReply(client.cmd("USER relayed"), "+OK")
+        self.assertReply(client.cmd("PASS x"), "+OK")
+        return d, client
+
+    def while_they_wait(self, d, client, act=lambda: None):
+        """The replies to logins of USERS during which act() is done."""
+        with Echo(client) as echo:
+            threads, replies = self.at_once(d, self.USERS)
+            act()
+            for t in threads:
+                t.join()
+        self.assertGreater(echo.count, 10)
+        self.assertLess(echo.worst, self.HELD, "a worker was held")
+        return replies
+
+    def test_slow_server(self):
+        d, client = self.one_worker(self.slow(self.p, self.SLOW), "20s")
+        replies = self.while_they_wait(d, client)
+        self.assertEqual(replies, ["+OK new"] * len(self.USERS))
+
+    def test_frozen_server(self):
+        d, client = self.one_worker(None, self.FROZEN)
+        self.p.freeze()
+        self.addCleanup(self.p.thaw)
+        for reply in self.while_they_wait(d, client):
+            self.assertTempFail(reply)
+        self.p.thaw()
+        wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")
+
+    def test_dying_server(self):
+        d, client = self.one_worker(self.slow(self.p, self.SLOW), self.FROZEN)
+
+        def die():
+            time.sleep(self.SLOW / 3)  # in the middle of the queries
+            self.p.halt()
+        for reply in self.while_they_wait(d, client, die):
+            self.assertTempFail(reply)
+        self.p.start()
         wait_until(lambda: self.reply(d, "bob") == "+OK new", "it is back")

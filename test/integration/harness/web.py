@@ -1,6 +1,7 @@
 """A web service that knows routes."""
 
 import http.server
+import json
 import os
 import socket
 import ssl
@@ -110,39 +111,63 @@ class Web:
 
 
 class WebProcess(Server):
-    """One in a process of its own, which can be stopped: everybody is at
-    "new"; whoever is called slow... hears it after some seconds. tls: the name
-    of its certificate."""
+    """One in a process of its own, which can be stopped. Whoever is called
+    slow... hears it after so many seconds. tls: the name of its
+    certificate."""
 
     def __init__(self, tls=None, seconds=1.5):
         self.port = free_port()
         self.tls = tls
         self.seconds = seconds
-        self.log_path = os.path.join(temp_dir("mailferry-web-"), "log")
+        self.dir = temp_dir("mailferry-web-")
+        self.log_path = os.path.join(self.dir, "log")
+        self.known = {}
+        self.routes({})
+
+    def routes(self, routes):
+        self.known.update(routes)
+        path = os.path.join(self.dir, "routes")
+        with open(path + ".next", "w", encoding="utf-8") as f:
+            json.dump(self.known, f)
+        os.rename(path + ".next", path)
 
     def start(self):
         pair = [certs().cert(self.tls), certs().key(self.tls)] if self.tls \
             else []
         self.launch([sys.executable, "-B", "-m", "harness.web", self.port,
-                     self.seconds, *pair], "web")
+                     self.dir, self.seconds, *pair], "web")
         return self
 
     def answers(self):
         return is_listening(self.port, self.process.pid)
 
+    def url(self, scheme="http", host="127.0.0.1"):
+        return f"{scheme}://{host}:{self.port}/route?user=%u"
 
-def main(port, seconds, *pair):
+
+def main(port, directory, seconds, *pair):
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            if "slow" in self.path:
+            user = urllib.parse.unquote(self.path.split("=", 1)[1])
+            if user.startswith("slow"):
                 time.sleep(float(seconds))
-            Web.say(self, 200, "new")
+            with open(os.path.join(directory, "routes"),
+                      encoding="utf-8") as f:
+                routes = json.load(f)
+            if user in routes:
+                Web.say(self, 200, routes[user])
+            else:
+                Web.say(self, 404, "no such user")
 
         def log_message(self, *_args):
             pass
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+
+    class Listener(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+    server = Listener(("127.0.0.1", int(port)), Handler)
     if pair:
         ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         ctx.load_cert_chain(*pair)
