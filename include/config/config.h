@@ -288,6 +288,9 @@ void config_problems_clear(struct config_problems *problems);
 bool config_same(const struct config *a, const struct config *b,
     const char *prefix);
 
+/* How a name becomes what is looked up. */
+struct identifier_rules config_identifier_rules(const struct config *cfg);
+
 /* The declared destination's index, or -1. */
 int config_destination_find(const struct config *cfg, const char *name,
     size_t len);

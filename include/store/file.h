@@ -16,11 +16,11 @@ struct store_table;
 
 /* Loads cfg->mapping.file_path. Every bad line is a problem of the key
  * mapping.file.path (the first 100; then one that says how many more): wrong
- * number of words, over-long identifier, NUL, an undeclared destination, an
+ * number of words, NUL, an undeclared destination, an
  * identifier given twice with different destinations. NULL: unreadable or no
- * memory (also reported). Identifiers are normalised as the configuration
- * says. A file_path of "", and another
- * mapping.source, give an empty table. */
+ * memory (also reported). An identifier that no login can match is a problem
+ * too (identifier_stored()). A file_path of "", and another mapping.source,
+ * give an empty table. */
 struct store_table *store_table_load(const struct config *cfg,
     struct config_problems *problems);
 void store_table_free(struct store_table **table);
@@ -34,7 +34,7 @@ int store_table_find(const struct store_table *table, const char *key);
  * new one. Its mode and owner stay, and the comments on its top; what follows
  * is sorted. A symbolic link is followed. Writers of several processes wait
  * for each other. The lines of key are found in any case that normalize takes
- * for the same. Blocks. -1: err says why, nothing has changed. */
+ * for the same, and with any spelling of its domain. Blocks. -1: err says why, nothing has changed. */
 int store_file_write(const char *path, const char *key, const char *destination,
     enum normalize normalize, struct err *err) MUST_CHECK;
 

@@ -163,6 +163,20 @@ config_same(const struct config *a, const struct config *b, const char *prefix)
 	return true;
 }
 
+struct identifier_rules
+config_identifier_rules(const struct config *cfg)
+{
+	const struct identifier_rules rules = {
+	    .separators = cfg->routing.master_user_separators,
+	    .n_separators = cfg->routing.n_master_user_separators,
+	    .at_substitutes = cfg->routing.at_substitutes,
+	    .default_domain = cfg->routing.default_domain,
+	    .normalize = cfg->mapping.normalize,
+	};
+
+	return rules;
+}
+
 /* Asked for every line of a mapping file. */
 int
 config_destination_find(const struct config *cfg, const char *name, size_t len)

@@ -117,28 +117,24 @@ route_identify(struct route_run *run)
 {
 	const struct config *cfg = run->rt->cfg;
 	const char *name = run->cmd->identifier;
-	const struct identifier_rules rules = {
-	    .separators = cfg->routing.master_user_separators,
-	    .n_separators = cfg->routing.n_master_user_separators,
-	    .default_domain = "",
-	};
-	char cut[IDENTIFIER_MAX + 1];
-	enum identifier_status status =
-	    identifier_make(&rules, name, strlen(name), cut);
+	const struct identifier_rules rules = config_identifier_rules(cfg);
+	size_t len = strlen(name), cut = identifier_cut(&rules, name, len);
 
 	route_print("identifier", name);
-	if (status == IDENTIFIER_BAD) {
+	switch (route_key(cfg, name, len, run->key)) {
+	case IDENTIFIER_OK:
+		break;
+	case IDENTIFIER_EMPTY:
+		run->key[0] = '\0';
+		break;
+	case IDENTIFIER_BAD:
 		printf("refused       a control character, a space, a double "
 		       "quote, or too long\n");
 		route_end(run, EX_DATAERR);
 		return false;
 	}
-	if (status == IDENTIFIER_EMPTY)
-		cut[0] = '\0';
-	if (strlen(cut) < strlen(name))
-		route_print("master user", name + strlen(cut));
-	if (route_key(cfg, name, strlen(name), run->key) != IDENTIFIER_OK)
-		run->key[0] = '\0';
+	if (cut < len)
+		route_print("master user", name + cut);
 	route_print("looked up as", run->key[0] != '\0' ? run->key : "nobody");
 	return true;
 }

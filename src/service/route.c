@@ -66,10 +66,8 @@ static void route_fetch_done(void *arg, enum store_result result,
     const char *text);
 static void route_fetch_timeout_cb(evutil_socket_t fd, short what, void *arg);
 static void route_fetch_free(struct route_fetch *f);
-static enum identifier_status route_stored_key(const struct router *r,
-    const char *key, char *out);
-static const char *route_unwritable(const struct router *r, const char *key,
-    const char *destination);
+static bool route_writable(const struct router *r, const char *key,
+    const char *destination, char *out, struct err *err);
 static void route_change_done(void *arg, enum store_result result,
     const char *text);
 static void route_changed_cb(void *arg, const char *key);
@@ -154,9 +152,11 @@ route_changed_cb(void *arg, const char *key)
 {
 	struct router *r = arg;
 	struct log_line line;
+	const struct identifier_rules rules =
+	    config_identifier_rules(r->spec.cfg);
 	char made[IDENTIFIER_MAX + 1];
-	bool known =
-	    key != NULL && route_stored_key(r, key, made) == IDENTIFIER_OK;
+	bool known = key != NULL &&
+	    identifier_stored(&rules, key, strlen(key), made) == NULL;
 
 	log_begin(&line, LOG_DEBUG, "the store says that a route has changed");
 	log_cstr(&line, "identifier", known ? made : "*");
@@ -172,26 +172,9 @@ route_changed_cb(void *arg, const char *key)
 enum identifier_status
 route_key(const struct config *cfg, const char *name, size_t len, char *out)
 {
-	const struct identifier_rules rules = {
-	    .separators = cfg->routing.master_user_separators,
-	    .n_separators = cfg->routing.n_master_user_separators,
-	    .default_domain = cfg->routing.default_domain,
-	    .normalize = cfg->mapping.normalize,
-	};
+	const struct identifier_rules rules = config_identifier_rules(cfg);
 
 	return identifier_make(&rules, name, len, out);
-}
-
-/* What stands in a store, as a lookup would ask for it. */
-static enum identifier_status
-route_stored_key(const struct router *r, const char *key, char *out)
-{
-	const struct identifier_rules rules = {
-	    .default_domain = "",
-	    .normalize = r->spec.cfg->mapping.normalize,
-	};
-
-	return identifier_make(&rules, key, strlen(key), out);
 }
 
 struct route_lookup *
@@ -563,43 +546,51 @@ route_fetch_free(struct route_fetch *f)
 	free(f);
 }
 
-/* Why it may not be written; NULL: it may. What is written is what a lookup
- * would ask for. */
-static const char *
-route_unwritable(const struct router *r, const char *key,
-    const char *destination)
+/* Makes what is written of key: what a lookup asks for. What no lookup asks for
+ * can be deleted, as it is. Returns false, and err says why, if it may not be
+ * written. */
+static bool
+route_writable(const struct router *r, const char *key, const char *destination,
+    char *out, struct err *err)
 {
-	char made[IDENTIFIER_MAX + 1];
+	struct identifier_rules rules = config_identifier_rules(r->spec.cfg);
+	const char *fault = identifier_stored(&rules, key, strlen(key), out);
 
-	if (route_stored_key(r, key, made) != IDENTIFIER_OK)
-		return "this is no identifier";
-	if (strcmp(made, key) != 0)
-		return "mapping.normalize makes it lower case";
-	if (destination != NULL &&
+	rules = (struct identifier_rules){
+	    .at_substitutes = "", .default_domain = ""};
+	if (fault != NULL &&
+	    (destination != NULL ||
+		identifier_make(&rules, key, strlen(key), out) !=
+		    IDENTIFIER_OK))
+		err_set(err, "no login can match this identifier: %s", fault);
+	else if (destination != NULL &&
 	    config_destination_find(r->spec.cfg, destination,
 		strlen(destination)) == -1)
-		return "no such destination is declared";
-	return NULL;
+		err_set(err, "no such destination is declared");
+	else
+		return true;
+	return false;
 }
 
 struct route_change *
 route_change(struct router *r, const char *key, const char *destination,
     route_changed *done, void *arg)
 {
-	const char *reason = route_unwritable(r, key, destination);
+	char made[IDENTIFIER_MAX + 1];
+	struct err err = {"out of memory"};
 	struct route_fetch *f = NULL;
 	struct store_request rq = {
 	    .verb = destination != NULL ? STORE_SET : STORE_DELETE,
-	    .key = key,
+	    .key = made,
 	    .destination = destination,
 	    .done = route_change_done,
 	};
 	struct store_call *call;
 
-	if (reason == NULL)
-		f = route_fetch_new(r, key);
+	if (route_writable(r, key, destination, made, &err))
+		f = route_fetch_new(r, made);
 	if (f == NULL) {
-		done(arg, reason != NULL ? reason : "out of memory");
+		done(arg, err.text);
 		return NULL;
 	}
 	f->changed = done;

@@ -21,6 +21,7 @@
 	((hashv) = (unsigned)hash_keyed((key), (len)))
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
+#include <utlist.h>
 
 #define STORE_FILE_PROBLEMS_MAX 100
 #define STORE_FILE_SIZE_MAX ((off_t)4 << 30)
@@ -36,6 +37,13 @@ struct store_table {
 	struct store_entry *entries; /* one array */
 	struct store_entry *head; /* uthash's */
 	size_t n_entries;
+	struct store_made
+	    *made; /* keys that do not stand in text as they are */
+};
+
+struct store_made {
+	struct store_made *next;
+	char key[];
 };
 
 struct store {
@@ -47,6 +55,7 @@ struct store_load {
 	const struct config *cfg;
 	struct config_problems *problems;
 	struct store_table *table;
+	struct identifier_rules rules;
 	size_t line, n_problems;
 	bool out_of_memory;
 };
@@ -63,10 +72,11 @@ static char *store_file_read(const char *path, size_t *len_out,
     struct err *err);
 static size_t store_file_lines(const char *text, size_t len);
 static void store_file_line(struct store_load *load, char *line, size_t len);
-static void store_file_entry(struct store_load *load, char *key,
+static void store_file_entry(struct store_load *load, const char *word,
     const char *name);
+static const char *store_file_key(struct store_load *load, const char *word);
 static void store_file_problem(struct store_load *load, const char *what,
-    const char *word);
+    const char *word, const char *why);
 
 const struct store_kind store_file = {
     .name = "file",
@@ -160,7 +170,9 @@ store_table_count(const struct store_table *table)
 struct store_table *
 store_table_load(const struct config *cfg, struct config_problems *problems)
 {
-	struct store_load load = {.cfg = cfg, .problems = problems};
+	struct store_load load = {.cfg = cfg,
+	    .problems = problems,
+	    .rules = config_identifier_rules(cfg)};
 	struct store_table *table = calloc(1, sizeof(*table));
 	struct err err;
 	size_t len = 0;
@@ -210,11 +222,16 @@ void
 store_table_free(struct store_table **tablep)
 {
 	struct store_table *table = *tablep;
+	struct store_made *made;
 
 	if (table == NULL)
 		return;
 	*tablep = NULL;
 	HASH_CLEAR(hh, table->head);
+	while ((made = table->made) != NULL) {
+		table->made = made->next;
+		free(made);
+	}
 	free(table->entries);
 	free(table->text);
 	free(table);
@@ -284,18 +301,21 @@ store_file_lines(const char *text, size_t len)
 	return n;
 }
 
+/* word: what it is about; why: more of it. Either may be NULL. */
 static void
-store_file_problem(struct store_load *load, const char *what, const char *word)
+store_file_problem(struct store_load *load, const char *what, const char *word,
+    const char *why)
 {
 	char shown[LOG_FIELD_MAX * 4 + 8];
 
 	if (++load->n_problems > STORE_FILE_PROBLEMS_MAX)
 		return;
 	config_problem(load->cfg, load->problems, "mapping.file.path",
-	    "%s:%zu: %s%s%s", load->cfg->mapping.file_path, load->line, what,
-	    word != NULL ? " " : "",
+	    "%s:%zu: %s%s%s%s%s", load->cfg->mapping.file_path, load->line,
+	    what, word != NULL ? " " : "",
 	    word != NULL ? log_escape(word, strlen(word), shown, sizeof(shown))
-			 : "");
+			 : "",
+	    why != NULL ? ": " : "", why != NULL ? why : "");
 }
 
 /* Cuts one line into its two words in place. */
@@ -306,7 +326,7 @@ store_file_line(struct store_load *load, char *line, size_t len)
 	char *key = line + strspn(line, blank), *name, *rest;
 
 	if (strlen(line) != len) {
-		store_file_problem(load, "holds a NUL", NULL);
+		store_file_problem(load, "holds a NUL", NULL, NULL);
 		return;
 	}
 	if (*key == '\0' || *key == '#')
@@ -321,31 +341,58 @@ store_file_line(struct store_load *load, char *line, size_t len)
 	rest += strspn(rest, blank);
 	if (*name == '\0' || (*rest != '\0' && *rest != '#'))
 		store_file_problem(load,
-		    "wants two words: identifier and destination", NULL);
-	else if (strlen(key) > IDENTIFIER_MAX)
-		store_file_problem(load, "the identifier is too long", NULL);
+		    "wants two words: identifier and destination", NULL, NULL);
 	else
 		store_file_entry(load, key, name);
 }
 
+/* Returns what a lookup asks for, or NULL. It lives as long as the table. */
+static const char *
+store_file_key(struct store_load *load, const char *word)
+{
+	char key[IDENTIFIER_MAX + 1];
+	size_t len = strlen(word);
+	struct store_made *made;
+	const char *fault = identifier_stored(&load->rules, word, len, key);
+
+	if (fault != NULL) {
+		store_file_problem(load, "no login can match", word, fault);
+		return NULL;
+	}
+	if (strcmp(key, word) == 0)
+		return word;
+	made = malloc(sizeof(*made) + strlen(key) + 1);
+	if (made == NULL) {
+		load->out_of_memory = true;
+		return NULL;
+	}
+	strcpy(made->key, key);
+	LL_PREPEND(load->table->made, made);
+	return made->key;
+}
+
 static void
-store_file_entry(struct store_load *load, char *key, const char *name)
+store_file_entry(struct store_load *load, const char *word, const char *name)
 {
 	struct store_table *t = load->table;
 	struct store_entry *e, *old;
 	int i = config_destination_find(load->cfg, name, strlen(name));
+	const char *key;
 
 	if (i == -1) {
 		store_file_problem(load,
-		    "no such destination is declared:", name);
+		    "no such destination is declared:", name, NULL);
 		return;
 	}
-	identifier_fold(load->cfg->mapping.normalize, key);
+	key = store_file_key(load, word);
+	if (key == NULL)
+		return;
 	HASH_FIND(hh, t->head, key, strlen(key), old);
 	if (old != NULL) {
 		if (old->destination != i)
 			store_file_problem(load,
-			    "given before with another destination:", key);
+			    "given before with another destination:", key,
+			    NULL);
 		return;
 	}
 	e = &t->entries[t->n_entries++];

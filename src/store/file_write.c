@@ -31,6 +31,8 @@ static int write_split(struct write_file *w, size_t len, struct err *err);
 static bool write_is_entry(const char *line);
 static bool write_is_of(const char *line, const char *key,
     enum normalize normalize);
+static bool write_is_folded(const char *line, const char *key,
+    enum normalize normalize);
 static void write_change(struct write_file *w, const char *key,
     enum normalize normalize, char *entry);
 static int write_order(const void *a, const void *b);
@@ -143,7 +145,8 @@ write_is_entry(const char *line)
 	return *line != '\0' && *line != '#';
 }
 
-/* Whether line is about key, in another case where the case does not count. */
+/* Whether line is about key, in another case where the case does not count, or
+ * with another spelling of the domain. */
 static bool
 write_is_of(const char *line, const char *key, enum normalize normalize)
 {
@@ -155,9 +158,27 @@ write_is_of(const char *line, const char *key, enum normalize normalize)
 	else if (normalize == NORMALIZE_DOMAIN && domain != NULL)
 		exact = (size_t)(domain - key);
 	line += strspn(line, " \t\r\v\f");
-	return strncmp(line, key, exact) == 0 &&
-	    strncasecmp(line + exact, key + exact, len - exact) == 0 &&
-	    strspn(line + len, " \t\r\v\f") > 0;
+	return write_is_folded(line, key, normalize) ||
+	    (strncmp(line, key, exact) == 0 &&
+		strncasecmp(line + exact, key + exact, len - exact) == 0 &&
+		strspn(line + len, " \t\r\v\f") > 0);
+}
+
+/* Only what is not ASCII, or ends with a dot, has another spelling. */
+static bool
+write_is_folded(const char *line, const char *key, enum normalize normalize)
+{
+	const struct identifier_rules rules = {
+	    .at_substitutes = "", .default_domain = "", .normalize = normalize};
+	size_t len = strcspn(line, " \t\r\v\f"), i = 0;
+	char made[IDENTIFIER_MAX + 1];
+
+	while (i < len && (unsigned char)line[i] < 0x80)
+		i++;
+	if (len == 0 || (i == len && line[len - 1] != '.'))
+		return false;
+	return identifier_make(&rules, line, len, made) == IDENTIFIER_OK &&
+	    strcmp(made, key) == 0;
 }
 
 /* Takes key's lines out, and blank ones below the head; puts entry in; sorts

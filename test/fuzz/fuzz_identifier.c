@@ -26,6 +26,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size == 0)
 		return 0;
 	rules.n_separators = data[0] & 3;
+	rules.at_substitutes = data[0] & 32 ? "%+" : "";
 	rules.default_domain = data[0] & 4 ? "Example.test" : "";
 	rules.normalize = (data[0] >> 3 & 3) % 3;
 	name = malloc(size);
@@ -79,4 +80,6 @@ key_check(const struct identifier_rules *rules, const char *key)
 		    strchr(domain + 1, '@') == NULL);
 	assert(identifier_make(rules, key, len, again) == IDENTIFIER_OK);
 	assert(strcmp(key, again) == 0);
+	if (identifier_stored(rules, key, len, again) == NULL)
+		assert(strcmp(key, again) == 0);
 }

@@ -170,12 +170,29 @@ class File(RouteCase):
                        over={"mapping": {"normalize": "lowercase"}})
         for name, where, why in (
                 ("a", "nowhere", "no such destination is declared"),
-                ("a b", "new", "no identifier"), ("", "new", "no identifier"),
-                ("Alice", "new", "lower case")):
+                ("a b", "new", "white space"), ("", "new", "empty"),
+                ("#a@x", "new", "comments"), ('"a"@x', "new", "double quote"),
+                ("\ufeffa@x", "new", "byte-order mark"),
+                ("a\xa0@x", "new", "cannot be seen"),
+                ("\udcff@x", "new", "UTF-8"), ("a\x1b@x", "new", "control"),
+                ("Alice@x", "new", "capital letters")):
             _, err = self.route(d, "--set", where, name, status=CANNOT_WRITE)
             self.assertIn(why, err)
         with open(d.mapping_path, encoding="ascii") as f:
             self.assertEqual(f.read(), "a\tnew\n")
+
+    def test_other_spellings_of_a_domain(self):
+        """One line for one mailbox, whatever it was written as"""
+        d = self.files({"anna@b\xfccher.example": "legacy",
+                        "b@x.example.": "legacy"})
+        self.route(d, "--set", "new", "anna@xn--bcher-kva.example")
+        self.route(d, "--set", "new", "b@x.example")
+        with open(d.mapping_path, encoding="ascii") as f:
+            self.assertEqual(f.read(), "anna@xn--bcher-kva.example\tnew\n"
+                             "b@x.example\tnew\n")
+        out, _ = self.route(d, "anna@b\xfccher.example")
+        self.assertEqual(self.says(out)["looked up as"],
+                         "anna@xn--bcher-kva.example")
 
     def test_killed_at_any_time(self):
         """file always wholly old or new (SIGKILL at whatever moment)"""

@@ -285,8 +285,7 @@ class MasterAndDomain(Routing):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.start({"alice@example.com": "new", "@other.example": "new",
-                   "%odd": "new"},
+        cls.start({"alice@example.com": "new", "@other.example": "new"},
                   {"routing": {"default_domain": "example.com",
                                "master_user_separators": ["%", "*"]}})
 
@@ -349,7 +348,7 @@ class Lowercase(Routing):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.start({"Alice@Example.com": "new", "@moved.example": "new"},
+        cls.start({"alice@example.com": "new", "@moved.example": "new"},
                   {"mapping": {"normalize": None}})
 
     def test_lowercase(self):
@@ -377,6 +376,56 @@ class AsTyped(Routing):
         """normalize: none (CONFIG)"""
         self.assertEqual(self.by_pass("alice@example.com"), "+OK new")
         self.assertEqual(self.by_pass("Alice@example.com"), "+OK legacy")
+
+
+class AtSubstitutes(Routing):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.start({"alice@example.com": "new", "alice+tag@example.com": "new",
+                   "@moved.example": "new"},
+                  {"routing": {"at_substitutes": "%+"}})
+
+    def test_substitute_is_an_at(self):
+        """with "%+", "alice%example.com" is looked up as alice@example.com
+        when it has no @; sent on unchanged (CONFIG)"""
+        for user, want in (("alice%example.com", "+OK new"),
+                           ("Alice%Example.COM", "+OK new"),
+                           ("alice+tag%example.com", "+OK new"),
+                           ("bob+moved.example", "+OK new"),
+                           ("alice%x@example.com", "+OK legacy"),
+                           ("alice%", "+OK legacy")):
+            for way, reply in self.every_way(user).items():
+                with self.subTest(user=user, way=way):
+                    self.assertEqual(reply, want)
+
+    def test_sent_on_unchanged(self):
+        """sent on unchanged (CONFIG)"""
+        self.by_pass("alice%example.com", "pw")
+        self.assertEqual(self.seen(),
+                         ("PLAIN", b"\0alice%example.com\0pw"))
+
+
+class Domains(Routing):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.start({"anna@b\xfccher.example": "new",
+                   "bert@xn--bcher-kva.example": "new",
+                   "@stra\xdfe.example": "new", "carl@example.com.": "new"})
+
+    def test_both_spellings(self):
+        """The domain is folded to its A-label on both sides; a dot at its
+        end is cut"""
+        for user in ("anna@b\xfccher.example", "anna@xn--bcher-kva.example",
+                     "anna@B\xdcCHER.example", "bert@b\xfccher.example",
+                     "bert@XN--BCHER-KVA.example.", "x@stra\xdfe.example",
+                     "x@xn--strae-oqa.example", "carl@example.com",
+                     "carl@example.com."):
+            with self.subTest(user=user):
+                # The client sends octets.
+                octets = user.encode().decode("latin-1")
+                self.assertEqual(self.by_pass(octets), "+OK new")
 
 
 class NoSeparators(Routing):

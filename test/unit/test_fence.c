@@ -33,6 +33,7 @@
 #include "service/route.h"
 #include "service/runtime.h"
 #include "store/store.h"
+#include "run.h"
 
 #define HISTORIES 2000
 #define STEPS 250
@@ -654,16 +655,11 @@ main(void)
 {
 	Suite *suite = suite_create("fence");
 	TCase *tc = tcase_create("fence");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 100);
 	tcase_add_test(tc,
 	    no_login_is_answered_by_what_was_read_before_it_was_told);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }

@@ -94,7 +94,7 @@ START_TEST(identifier_then_domain_then_default)
 	    {"", "legacy", ROUTE_BY_DEFAULT},
 	};
 	struct store_table *table = load("# a comment\n\n"
-					 "Alice@Example.com\tnew\n"
+					 "alice@example.com\tnew\n"
 					 "@example.com   other  # all\n"
 					 "bare new\r\n");
 	const struct cache_limits limits = {100, 1000, 1000, 0};
@@ -154,6 +154,37 @@ START_TEST(bad_lines_are_all_reported_with_their_number)
 }
 END_TEST
 
+START_TEST(keys_that_no_login_can_match_are_problems)
+{
+	static const char *const wanted[] = {
+	    ":1: no login can match \xef\xbb\xbf"
+	    "a@b: it begins with a byte-",
+	    ":2: no login can match Alice@example.com: it has capital letters",
+	    ":3: no login can match \"a@b\": it holds a double quote",
+	    ":5: no login can match a@b\xc2\xa0: it holds a character that",
+	    ":6: no login can match \\xff@b: it is not UTF-8",
+	};
+	struct store_table *table = load("\xef\xbb\xbf"
+					 "a@b new\n"
+					 "Alice@example.com new\n"
+					 "\"a@b\" new\n"
+					 "o'hara@b\xc3\xbc"
+					 "cher.example. new\n"
+					 "a@b\xc2\xa0 new\n"
+					 "\xff@b new\n");
+
+	ck_assert_ptr_nonnull(table);
+	ck_assert_uint_eq(problems.n_error, ARRAY_LEN(wanted));
+	for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
+		ck_assert_msg(strstr(problems.error[i], wanted[i]) != NULL,
+		    "%s", problems.error[i]);
+	ck_assert_int_ne(store_table_find(table,
+			     "o'hara@xn--bcher-kva.example"),
+	    -1);
+	store_table_free(&table);
+}
+END_TEST
+
 START_TEST(a_missing_file_is_a_problem)
 {
 	unlink(map_path);
@@ -189,6 +220,7 @@ main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, identifier_then_domain_then_default);
 	tcase_add_test(tc, bad_lines_are_all_reported_with_their_number);
+	tcase_add_test(tc, keys_that_no_login_can_match_are_problems);
 	tcase_add_test(tc, a_missing_file_is_a_problem);
 	tcase_add_test(tc, a_hundred_problems_and_a_count);
 	suite_add_tcase(suite, tc);
