@@ -945,6 +945,8 @@ session_log_failed(struct session *s, const struct backend_result *r)
 		log_cstr(&l, "destination", destination_name(s->routed));
 		log_cstr(&l, "backend", addr_text(&s->facts.addr, text));
 	}
+	if (s->waited > 0)
+		log_uint(&l, "waited_ms", s->waited);
 	log_cstr(&l, "failure", failure_name(r->why));
 	if (r->reason != NULL)
 		log_cstr(&l, "reason", r->reason);

@@ -115,12 +115,15 @@ class Host:
 class Guest:
     """A client's connection that has sent its USER."""
 
+    here = []  # all that have come and may be still there
+
     @classmethod
     async def come(cls, port, source, user):
         self = cls()
         self.reader, self.writer = await asyncio.open_connection(
             "127.0.0.1", port, local_addr=(source, 0))
         self.user = user
+        self.here.append(self)
         await self.line()
         await self.cmd(f"USER {user}")
         return self
@@ -221,7 +224,13 @@ class Gate(Case):
                       "allow_plain_auth_without_tls": True}}})
 
     def run_on_loop(self, coroutine):
-        return asyncio.run(asyncio.wait_for(coroutine, 10 * DEADLINE))
+        async def run():
+            try:
+                return await asyncio.wait_for(coroutine, 10 * DEADLINE)
+            finally:
+                while Guest.here:
+                    Guest.here.pop().leave()
+        return asyncio.run(run())
 
     def waiting(self, d, n):
         """Waits until so many logins are on their way to the gate: they are
@@ -354,6 +363,28 @@ class Gate(Case):
         self.assertEqual([r["failure"] for r in d.records()
                           if "failure" in r], ["full"])
 
+    def test_queue_timeout(self):
+        """at most queue_timeout, then -ERR [SYS/TEMP] (PROTOCOL)"""
+        turns = Turns()
+        host = self.host(turns.check)
+        d = self.serve(host, {"queue_timeout": "400ms"}, max_connecting=1)
+
+        async def run():
+            wait = asyncio.get_running_loop().run_in_executor
+            first, second = await crowd(d.port, ["127.0.0.41"], 2)
+            first.send("PASS secret")
+            await wait(None, wait_until, lambda: host.asked, "a login")
+            reply, took = await second.log_in()
+            self.assertTempFail(reply)
+            self.assertGreaterEqual(took, .4)
+            await wait(None, turns.all, host)
+            self.assertReply(await first.line(), OK)
+        self.run_on_loop(run())
+        record = d.wait_record(lambda r: "failure" in r, "the failure")
+        self.assertEqual(record["failure"], "full")
+        self.assertEqual(record["reason"], "no turn within queue_timeout")
+        self.assertGreaterEqual(record["waited_ms"], 400)
+
     def test_death_while_many_wait(self):
         """A destination that is down is answered at once: also those who
         wait already"""
@@ -385,6 +416,47 @@ class Gate(Case):
         failed = [r["failure"] for r in d.records() if "failure" in r
                   and "user" in r]
         self.assertGreater(failed.count("down"), 250)
+
+    def test_slow_logins_after_a_recovery(self):
+        """After a recovery logins whose PASS takes long (cold caches are the
+        rule then) keep nobody out: the ramp bounds what is unproved"""
+        turns = Turns()
+
+        async def check(user, password):
+            return await turns.check(user, password) \
+                if user.startswith("slow") else OK
+        host = self.host(check)
+        d = self.serve(host, {
+            "host_down_threshold": 1, "host_down_min_clients": 0,
+            "host_down_cooldown": "200ms", "log_level": "debug"})
+
+        async def run():
+            wait = asyncio.get_running_loop().run_in_executor
+            host.turned_away = True
+            probe = await Guest.come(d.port, "127.0.0.41", "p@example.com")
+            self.assertTempFail((await probe.log_in())[0])
+            host.turned_away = False
+            while not (await probe.log_in())[0].startswith(OK):
+                await probe.cmd(f"USER {probe.user}")
+            slow = await crowd(d.port, ["127.0.0.42", "127.0.0.43"], 2,
+                               "slow")
+            for g in slow:
+                g.send("PASS secret")
+            await wait(None, wait_until,
+                       lambda: len(turns.waiting) == 2, "two slow logins")
+            quick = await crowd(d.port, ["127.0.0.44"], 5, "quick")
+            for reply, took in await asyncio.gather(
+                    *(g.log_in() for g in quick)):
+                self.assertReply(reply, OK)
+                self.assertLess(took, 2 * DEADLINE)
+            self.assertEqual(len(turns.waiting), 2)
+            await wait(None, turns.all, host)
+            for g in slow:
+                self.assertReply(await g.line(), OK)
+        self.run_on_loop(run())
+        self.assertTrue([r for r in d.records()
+                         if r["message"] == "session closed"
+                         and r.get("waited_ms", 0) > 0], "nobody waited")
 
     def test_a_waiters_reset(self):
         """While it waits, the client's reset is noticed (MANAGEMENT)"""
