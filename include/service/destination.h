@@ -82,6 +82,29 @@ bool destination_at_work(struct destination *d, struct gate_place *p);
 bool destination_failed(struct destination *d, const struct gate_place *p,
     const struct destination_health *rules, uint64_t now,
     enum destination_fault fault);
+/* Closes the breaker and forgets failures and what was learnt: an operator
+ * knows better. */
+void destination_reset(struct destination *d);
+
+enum destination_state {
+	DESTINATION_UP,
+	DESTINATION_DOWN,
+	DESTINATION_RECOVERING, /* up, but not all at once */
+	DESTINATION_DRAIN, /* whatever its health is */
+	DESTINATION_STATES
+};
+struct destination_figures {
+	enum destination_state state;
+	unsigned failures, host_failures; /* consecutive */
+	unsigned clients; /* that had them */
+	uint64_t down_until; /* 0: not down */
+	struct gate_counts gate;
+};
+void destination_figures(struct destination *d,
+    struct destination_figures *out);
+/* "up", "down", "recovering", "drain". Static. */
+const char *destination_state_name(enum destination_state state);
+
 /* Whether destination_worked() would change anything; takes no lock. */
 bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "platform/util.h"
+
 /* As many distinct clients are told apart as host_down_min_clients may want. */
 #define DESTINATION_CLIENTS 64
 #define DESTINATION_RAMP 2 /* let in at first after a recovery */
@@ -371,6 +373,51 @@ destination_wanted(const struct destination_health *rules)
 {
 	return rules->min_clients < DESTINATION_CLIENTS ? rules->min_clients
 							: DESTINATION_CLIENTS;
+}
+
+void
+destination_reset(struct destination *d)
+{
+	pthread_mutex_lock(&d->lock);
+	d->failures = d->host_failures = d->n_clients = d->n_counted = 0;
+	d->down_until = 0;
+	d->probing = false;
+	d->ramp = 0;
+	gate_recover(d->gate, 0);
+	d->troubled = false;
+	pthread_mutex_unlock(&d->lock);
+	destination_unlearn(d);
+}
+
+void
+destination_figures(struct destination *d, struct destination_figures *out)
+{
+	pthread_mutex_lock(&d->lock);
+	out->failures = d->failures;
+	out->host_failures = d->host_failures;
+	out->clients = d->n_clients;
+	out->down_until = d->down_until;
+	out->state = d->down_until != 0 ? DESTINATION_DOWN
+	    : d->ramp != 0		? DESTINATION_RECOVERING
+					: DESTINATION_UP;
+	gate_count(d->gate, &out->gate);
+	pthread_mutex_unlock(&d->lock);
+	if (out->gate.draining)
+		out->state = DESTINATION_DRAIN;
+}
+
+const char *
+destination_state_name(enum destination_state state)
+{
+	static const char *const names[] = {
+	    [DESTINATION_UP] = "up",
+	    [DESTINATION_DOWN] = "down",
+	    [DESTINATION_RECOVERING] = "recovering",
+	    [DESTINATION_DRAIN] = "drain",
+	};
+	_Static_assert(ARRAY_LEN(names) == DESTINATION_STATES, "unnamed state");
+
+	return names[state];
 }
 
 bool

@@ -411,6 +411,61 @@ START_TEST(full_is_not_down_while_sessions_live_there)
 }
 END_TEST
 
+static void
+state_is(enum destination_state state, const char *name)
+{
+	struct destination_figures f;
+
+	destination_figures(d, &f);
+	ck_assert_int_eq(f.state, state);
+	ck_assert_str_eq(destination_state_name(f.state), name);
+}
+
+START_TEST(its_state_is_told)
+{
+	struct destination_figures f;
+
+	state_is(DESTINATION_UP, "up");
+	failures(2, DESTINATION_HOST, 1, 10);
+	fails(DESTINATION_EARLY, 2, 10);
+	destination_figures(d, &f);
+	ck_assert_uint_eq(f.failures, 3);
+	ck_assert_uint_eq(f.host_failures, 2);
+	ck_assert_uint_eq(f.clients, 1);
+	ck_assert_uint_eq(f.down_until, 0);
+	fails(DESTINATION_HOST, 1, 10);
+	state_is(DESTINATION_DOWN, "down");
+	ck_assert(enters_as_probe(10 + COOLDOWN, 1));
+	ck_assert(probe_answers());
+	state_is(DESTINATION_RECOVERING, "recovering");
+	gate_drain(destination_gate(d), true);
+	state_is(DESTINATION_DRAIN, "drain");
+	destination_figures(d, &f);
+	ck_assert_uint_eq(f.gate.connecting, 1);
+	gate_drain(destination_gate(d), false);
+	state_is(DESTINATION_RECOVERING, "recovering");
+}
+END_TEST
+
+START_TEST(a_reset_closes_the_breaker)
+{
+	uint32_t bits;
+
+	destination_learn(d, 10, 1);
+	failures(3, DESTINATION_HOST, 1, 10);
+	ck_assert_int_eq(enter(11, 1), GATE_DOWN);
+	destination_reset(d);
+	state_is(DESTINATION_UP, "up");
+	ck_assert(!destination_is_troubled(d));
+	ck_assert(!destination_learnt(d, 11, &bits));
+	for (unsigned i = 0; i < cfg.max_connecting; i++)
+		ck_assert_int_eq(enter(11, 1), GATE_ENTERED);
+	/* What has failed before does not count any more. */
+	failures(2, DESTINATION_HOST, 1, 12);
+	ck_assert(!destination_is_down(d));
+}
+END_TEST
+
 static unsigned wakes;
 
 static void
@@ -502,6 +557,8 @@ main(void)
 	tcase_add_test(tc, a_backend_that_drops_everybody_goes_down);
 	tcase_add_test(tc, strangers_probes_do_not_keep_it_down);
 	tcase_add_test(tc, full_is_not_down_while_sessions_live_there);
+	tcase_add_test(tc, its_state_is_told);
+	tcase_add_test(tc, a_reset_closes_the_breaker);
 	tcase_add_test(tc, its_death_ends_the_wait_for_it);
 	tcase_add_test(tc, places_are_limited_and_given_back);
 	tcase_add_test(tc, a_threshold_of_0_never_marks);
