@@ -6,7 +6,7 @@
  *
  * The addresses that have waiters stand in a binary heap: fewest places first,
  * then the oldest waiter. An address is forgotten with its last place and
- * waiter. */
+ * waiter, but for the latest one: a quiet gate then allocates nothing. */
 
 #include "service/gate.h"
 
@@ -39,6 +39,7 @@ struct gate {
 	pthread_mutex_t lock;
 	struct gate_limits limits;
 	struct gate_client *clients; /* that wait or are connecting */
+	struct gate_client *idle; /* the latest that does neither, or NULL */
 	struct gate_client **heap; /* that wait */
 	size_t n_heap, heap_room;
 	uint64_t arrivals;
@@ -93,6 +94,7 @@ static void gate_dismiss(struct gate *g, enum gate_verdict verdict,
     struct gate_woken *woken);
 static struct gate_client *gate_client(struct gate *g, uint64_t key);
 static void gate_client_done(struct gate *g, struct gate_client *c);
+static void gate_client_forget(struct gate *g, struct gate_client *c);
 static bool gate_before(const struct gate_client *a,
     const struct gate_client *b);
 static bool gate_heap_add(struct gate *g, struct gate_client *c);
@@ -133,6 +135,8 @@ gate_free(struct gate **gp)
 	if (g == NULL)
 		return;
 	assert(g->sessions == 0 && g->waiting == 0);
+	if (g->idle != NULL)
+		gate_client_forget(g, g->idle);
 	pthread_mutex_destroy(&g->lock);
 	free(g->heap);
 	free(g);
@@ -474,16 +478,19 @@ gate_dismiss(struct gate *g, enum gate_verdict verdict,
 static struct gate_client *
 gate_client(struct gate *g, uint64_t key)
 {
+	unsigned hash = (unsigned)key; /* it is a keyed hash itself */
 	struct gate_client *c;
 
-	HASH_FIND(hh, g->clients, &key, sizeof(key), c);
+	HASH_FIND_BYHASHVALUE(hh, g->clients, &key, sizeof(key), hash, c);
+	if (c == g->idle)
+		g->idle = NULL;
 	if (c != NULL)
 		return c;
 	c = calloc(1, sizeof(*c));
 	if (c == NULL)
 		return NULL;
 	c->key = key;
-	HASH_ADD(hh, g->clients, key, sizeof(c->key), c);
+	HASH_ADD_BYHASHVALUE(hh, g->clients, key, sizeof(c->key), hash, c);
 	if (c->hh.tbl == NULL) {
 		free(c);
 		return NULL;
@@ -491,12 +498,20 @@ gate_client(struct gate *g, uint64_t key)
 	return c;
 }
 
-/* Forgets it if there is nothing left of it. */
+/* Nothing may be left of it. */
 static void
 gate_client_done(struct gate *g, struct gate_client *c)
 {
 	if (c->places > 0 || c->waiting != NULL)
 		return;
+	if (g->idle != NULL)
+		gate_client_forget(g, g->idle);
+	g->idle = c;
+}
+
+static void
+gate_client_forget(struct gate *g, struct gate_client *c)
+{
 	HASH_DEL(g->clients, c);
 	free(c);
 }
