@@ -1,7 +1,6 @@
 /* test_turn.c: how the end of a wait comes to the session's thread. */
 
 #include <check.h>
-#include <stdlib.h>
 
 #include <event2/event.h>
 
@@ -10,6 +9,7 @@
 #include "platform/hash.h"
 #include "service/destination.h"
 #include "session/turn.h"
+#include "run.h"
 
 #define GIVE_UP 10000
 #define KEY "alice@example.com"
@@ -142,8 +142,6 @@ main(void)
 {
 	Suite *suite = suite_create("turn");
 	TCase *tc = tcase_create("turn");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, a_woken_turn_hears_of_it_from_the_loop);
@@ -151,8 +149,5 @@ main(void)
 	tcase_add_test(tc, the_mailboxs_end_frees_what_is_under_way);
 	tcase_add_test(tc, a_released_account_enters_again);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run(suite);
 }
