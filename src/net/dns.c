@@ -18,6 +18,7 @@
 #include <event2/event.h>
 #include <utlist.h>
 
+#include "platform/clock.h"
 #include "platform/util.h"
 
 /* A backend that cannot be resolved should say so before backend_timeout (10 s)
@@ -25,10 +26,13 @@
 #define DNS_TIMEOUT_MS 1000
 #define DNS_TRIES_ONE 3 /* 1 + 2 + 4 s */
 #define DNS_TRIES 2 /* per server: two take 2 + 4 s */
+#define DNS_SERVERS_MAX 8
+#define DNS_TURN_MS (5 * 60 * 1000) /* then the first one may be back */
 #define DNS_EDNS_SIZE 1232 /* no fragments (DNS flag day 2020) */
 #define DNS_CONF_MAX 65536
 
 /* RFC 1035, RFC 3596 */
+#define DNS_PORT 53
 #define DNS_IN 1
 #define DNS_A 1
 #define DNS_AAAA 28
@@ -44,6 +48,8 @@ struct dns_question {
 	ares_channel channel;
 	struct event *timer;
 	struct dns_socket *sockets;
+	struct dns_turn *turn;
+	unsigned n_servers, first; /* which was asked first */
 	bool ipv6;
 	bool answered; /* told once c-ares has returned */
 	struct dns_answer answer;
@@ -55,12 +61,14 @@ struct dns_question {
 /* What c-ares 1.18 does not read in resolv.conf. */
 struct dns_conf {
 	int timeout_ms, tries;
-	unsigned n_servers;
-	bool ports; /* a server has one: "127.0.0.1:5353", "[::1]:5353" */
-	char servers[512]; /* with commas between them */
+	unsigned n_servers; /* as written */
+	struct addr server[DNS_SERVERS_MAX]; /* those that can be read here */
+	unsigned n_read;
+	bool ports; /* one has a port: "127.0.0.1:5353", "[::1]:5353" */
 };
 
 static bool dns_open(struct dns_question *q, const char *resolv_conf);
+static bool dns_order(struct dns_question *q, const struct dns_conf *conf);
 static bool dns_init(struct dns_question *q, const struct dns_conf *conf,
     const char *resolv_conf);
 static void dns_conf_read(struct dns_conf *conf, const char *resolv_conf);
@@ -75,6 +83,7 @@ static void dns_timer_cb(evutil_socket_t fd, short what, void *arg);
 static void dns_go_on(struct dns_question *q);
 static void dns_answer_cb(void *arg, int status, int timeouts,
     unsigned char *data, int len);
+static void dns_next_turn(struct dns_question *q);
 static int dns_parse_ipv4(struct dns_question *q, const unsigned char *data,
     int len);
 static int dns_parse_ipv6(struct dns_question *q, const unsigned char *data,
@@ -84,14 +93,16 @@ static void dns_take(struct dns_question *q, const struct sockaddr *sa,
 static void dns_judge(struct dns_answer *a, int status);
 
 struct dns_question *
-dns_ask(struct event_base *base, const char *resolv_conf, const char *name,
-    bool ipv6, dns_done *done, void *arg)
+dns_ask(struct event_base *base, const char *resolv_conf, struct dns_turn *turn,
+    const char *name, bool ipv6, dns_done *done, void *arg)
 {
 	struct dns_question *q = calloc(1, sizeof(*q));
 
 	if (q == NULL)
 		return NULL;
 	q->base = base;
+	q->turn = turn;
+	q->first = (int64_t)clock_ms() < turn->until ? turn->first : 0;
 	q->ipv6 = ipv6;
 	q->done = done;
 	q->arg = arg;
@@ -135,12 +146,33 @@ dns_open(struct dns_question *q, const char *resolv_conf)
 	struct dns_conf conf;
 
 	dns_conf_read(&conf, resolv_conf);
+	q->n_servers = conf.n_servers;
 	/* One that cannot be read is as one that is not there: 127.0.0.1. */
 	return (dns_init(q, &conf, resolv_conf) ||
 		   dns_init(q, &conf, "/dev/null")) &&
-	    (!conf.ports ||
-		ares_set_servers_ports_csv(q->channel, conf.servers) ==
-		    ARES_SUCCESS);
+	    dns_order(q, &conf);
+}
+
+/* What c-ares has read in the file does, unless it does not know the ports, or
+ * the first server is silent. */
+static bool
+dns_order(struct dns_question *q, const struct dns_conf *conf)
+{
+	char list[DNS_SERVERS_MAX * (ADDR_TEXT_MAX + 1) + 1] = "";
+	char text[ADDR_TEXT_MAX];
+	size_t len = 0;
+
+	if (conf->n_read == 0 || conf->n_read != conf->n_servers ||
+	    (q->first == 0 && !conf->ports))
+		return true;
+	for (unsigned i = 0; i < conf->n_read; i++) {
+		const struct addr *a =
+		    &conf->server[(q->first + i) % conf->n_read];
+
+		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s",
+		    i > 0 ? "," : "", addr_text(a, text));
+	}
+	return ares_set_servers_ports_csv(q->channel, list) == ARES_SUCCESS;
 }
 
 static bool
@@ -204,15 +236,18 @@ dns_conf_line(struct dns_conf *conf, char *line)
 static void
 dns_conf_server(struct dns_conf *conf, const char *server)
 {
-	size_t len = strlen(conf->servers);
-	struct addr addr;
+	struct addr *a = &conf->server[conf->n_read];
 
 	conf->n_servers++;
-	if (len + strlen(server) + 2 > sizeof(conf->servers))
+	if (conf->n_read == DNS_SERVERS_MAX)
 		return;
-	snprintf(conf->servers + len, sizeof(conf->servers) - len, "%s%s",
-	    len > 0 ? "," : "", server);
-	conf->ports |= addr_parse(server, &addr);
+	if (addr_parse_ip(server, a))
+		addr_set_port(a, DNS_PORT);
+	else if (addr_parse(server, a))
+		conf->ports = true;
+	else
+		return;
+	conf->n_read++;
 }
 
 /* "timeout:2", "attempts:3"; bounded as in resolv.conf(5). */
@@ -304,16 +339,27 @@ dns_go_on(struct dns_question *q)
 /* The answer */
 
 static void
-dns_answer_cb(void *arg, int status, int timeouts UNUSED, unsigned char *data,
-    int len)
+dns_answer_cb(void *arg, int status, int timeouts, unsigned char *data, int len)
 {
 	struct dns_question *q = arg;
 
 	q->answered = true;
+	if (timeouts > 0)
+		dns_next_turn(q);
 	if (status == ARES_SUCCESS)
 		status = q->ipv6 ? dns_parse_ipv6(q, data, len)
 				 : dns_parse_ipv4(q, data, len);
 	dns_judge(&q->answer, status);
+}
+
+/* The one that was asked first has been silent. */
+static void
+dns_next_turn(struct dns_question *q)
+{
+	if (q->n_servers < 2)
+		return;
+	q->turn->first = (q->first + 1) % q->n_servers;
+	q->turn->until = (int64_t)clock_ms() + DNS_TURN_MS;
 }
 
 static int

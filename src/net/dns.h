@@ -28,11 +28,19 @@ typedef void dns_done(void *arg, const struct dns_answer *answer);
 
 struct dns_question;
 
+/* Which name server is asked first: once one has been silent, the next one for
+ * a while. The caller's, all zero at first, for as long as its questions. */
+struct dns_turn {
+	unsigned first;
+	int64_t until; /* clock_ms() */
+};
+
 /* Asks the name servers of the file, as it is now, for a name's IPv4 or IPv6
  * addresses. Calls done exactly once, from the loop, unless cancelled; the
  * handle is gone then. NULL: no memory. */
 struct dns_question *dns_ask(struct event_base *base, const char *resolv_conf,
-    const char *name, bool ipv6, dns_done *done, void *arg);
+    struct dns_turn *turn, const char *name, bool ipv6, dns_done *done,
+    void *arg);
 /* Clears *q; NULL is fine. Not from done. */
 void dns_cancel(struct dns_question **q);
 

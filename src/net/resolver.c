@@ -89,6 +89,7 @@ struct resolver {
 	struct event_base *base;
 	const char *resolv_conf, *hosts; /* the caller's */
 	struct resolver_version version;
+	struct dns_turn turn;
 	struct resolver_name *names; /* by name */
 	struct resolver_name *all;
 };
@@ -159,6 +160,7 @@ resolver_reread(struct resolver *r)
 	if (resolver_same_version(&version, &r->version))
 		return;
 	r->version = version;
+	memset(&r->turn, 0, sizeof(r->turn));
 	log_msg(LOG_INFO, "%s has changed and was read again", r->resolv_conf);
 }
 
@@ -344,7 +346,7 @@ resolver_half_ask(struct resolver_half *h)
 	h->result = DNS_FAILED;
 	snprintf(h->reason, sizeof(h->reason), "out of memory");
 	h->question = dns_ask(n->resolver->base, n->resolver->resolv_conf,
-	    n->name, h == &n->six, resolver_answer_done, h);
+	    &n->resolver->turn, n->name, h == &n->six, resolver_answer_done, h);
 }
 
 static void
@@ -479,4 +481,5 @@ resolver_age(struct resolver *r, uint64_t ms)
 		n->when -= (int64_t)ms;
 		n->failed -= (int64_t)ms;
 	}
+	r->turn.until -= (int64_t)ms;
 }
