@@ -25,7 +25,13 @@ enum tls_mode { TLS_IMPLICIT, TLS_STARTTLS, TLS_PLAIN };
 enum proxy_mode { PROXY_OFF, PROXY_OPTIONAL, PROXY_REQUIRED };
 enum forwarding { FORWARD_PROXY, FORWARD_XCLIENT, FORWARD_NONE };
 enum auth_replay { AUTH_AUTO, AUTH_SASL, AUTH_USER };
-enum mapping_source { SOURCE_FILE, SOURCE_REDIS, SOURCE_SQL, SOURCE_HTTP };
+enum mapping_source {
+	SOURCE_FILE,
+	SOURCE_REDIS,
+	SOURCE_SQL,
+	SOURCE_HTTP,
+	MAPPING_SOURCES
+};
 enum store_error { STORE_ERROR_TEMPFAIL, STORE_ERROR_DEFAULT };
 /* In wire order, so that < compares. */
 enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };

@@ -33,7 +33,8 @@ struct mask {
 static void mask_rest(struct mask *m, const char *rest);
 static const char *mask_user_end(const char *rest);
 static const char *mask_parameter(struct mask *m, const char *text);
-static bool mask_is_secret(const char *name, size_t len);
+static bool mask_is_harmless(const char *name, size_t len);
+static bool mask_is_malformed(const char *authority, size_t len);
 static void mask_put(struct mask *m, const char *text, size_t len);
 static void dump_section(struct dump *d, const struct config_key *section,
     const char *base);
@@ -112,11 +113,12 @@ mask_rest(struct mask *m, const char *rest)
 		mask_put(m, CONFIG_STARS, strlen(CONFIG_STARS));
 		rest = at;
 	}
-	query = rest + strcspn(rest, "?");
+	query = rest + strcspn(rest, "?#");
 	mask_put(m, rest, (size_t)(query - rest));
 	while (*query != '\0')
 		query = mask_parameter(m, query);
-	if (!m->full)
+	rest += *rest == '@';
+	if (!m->full && !mask_is_malformed(rest, strcspn(rest, "/?#")))
 		return;
 	m->len = scheme;
 	m->full = false;
@@ -148,16 +150,11 @@ mask_parameter(struct mask *m, const char *text)
 {
 	size_t len = 1 + strcspn(text + 1, "&");
 	const char *equals = memchr(text, '=', len);
-	size_t name;
+	size_t name = equals == NULL ? 1 : (size_t)(equals + 1 - text);
 
-	if (equals == NULL) {
-		mask_put(m, text, len);
-		return text + len;
-	}
-	name = (size_t)(equals + 1 - text);
 	/* "%u" stands for what is looked up. */
-	if (len == name || (len == name + 2 && text[name] == '%') ||
-	    !mask_is_secret(text + 1, name - 2)) {
+	if (len == name || (len == name + 2 && memcmp(equals, "=%u", 3) == 0) ||
+	    (equals != NULL && mask_is_harmless(text + 1, name - 2))) {
 		mask_put(m, text, len);
 	} else {
 		mask_put(m, text, name);
@@ -166,22 +163,39 @@ mask_parameter(struct mask *m, const char *text)
 	return text + len;
 }
 
+/* Exactly these: a secret may have any other name, and a name any encoding. */
 static bool
-mask_is_secret(const char *name, size_t len)
+mask_is_harmless(const char *name, size_t len)
 {
-	static const char *const within[] = {"password", "passwd", "pwd",
-	    "token", "secret", "apikey", "api_key", "api-key", "access_key"};
-	static const char *const whole[] = {
-	    "pass", "key", "auth", "sig", "signature"};
+	static const char *const harmless[] = {"application_name", "charset",
+	    "client_encoding", "connect_timeout", "db", "dbname", "gssencmode",
+	    "host", "hostaddr", "keepalives", "keepalives_count",
+	    "keepalives_idle", "keepalives_interval", "passfile", "port",
+	    "socket", "ssl-ca", "ssl-cert", "ssl-key", "ssl-mode",
+	    "ssl_min_protocol_version", "sslcert", "sslcrl", "sslkey",
+	    "sslmode", "sslrootcert", "target_session_attrs",
+	    "tcp_user_timeout", "user"};
 
-	for (size_t i = 0; i < ARRAY_LEN(within); i++)
-		for (size_t at = 0; at + strlen(within[i]) <= len; at++)
-			if (strncasecmp(name + at, within[i],
-				strlen(within[i])) == 0)
-				return true;
-	for (size_t i = 0; i < ARRAY_LEN(whole); i++)
-		if (len == strlen(whole[i]) &&
-		    strncasecmp(name, whole[i], len) == 0)
+	for (size_t i = 0; i < ARRAY_LEN(harmless); i++)
+		if (len == strlen(harmless[i]) &&
+		    memcmp(name, harmless[i], len) == 0)
+			return true;
+	return false;
+}
+
+/* Whether "HOST:PORT" has a port that is none: "redis://:PASSWORD" without
+ * its "@HOST" is easily written. */
+static bool
+mask_is_malformed(const char *authority, size_t len)
+{
+	const char *bracket = memchr(authority, ']', len);
+	const char *from = bracket != NULL ? bracket : authority;
+	const char *colon = memchr(from, ':', len - (size_t)(from - authority));
+
+	if (colon == NULL)
+		return false;
+	for (const char *p = colon + 1; p < authority + len; p++)
+		if (!isdigit((unsigned char)*p))
 			return true;
 	return false;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "config/config.h"
+#include "near.h"
 #include "types.h"
 
 static bool config_keys_below(const struct config_key *section,
@@ -660,7 +661,7 @@ config_keys_accepts(const struct config_key *key, bool element, char *buf,
 	if (key->shape == CONFIG_SECTION)
 		config_keys_accepts_section(key, buf, size);
 	else if (key->shape == CONFIG_NAMED)
-		snprintf(buf, size, "a mapping of 1 to %u names",
+		snprintf(buf, size, "1 to %u names of your own",
 		    (unsigned)key->max);
 	else if (key->shape == CONFIG_VALUES && !element &&
 	    (key->flags & CONFIG_ONE) != 0)
@@ -699,17 +700,55 @@ config_keys_accepts_words(const struct config_key *key, char *buf, size_t size)
 	}
 }
 
+/* One example is enough, the first key that has to be there. */
 static void
 config_keys_accepts_section(const struct config_key *section, char *buf,
     size_t size)
 {
-	const struct config_key *key = NULL;
+	const struct config_key *key = NULL, *shown = NULL;
+
+	while ((key = config_keys_next(section, key)) != NULL)
+		if (shown == NULL ||
+		    (!(shown->flags & CONFIG_REQUIRED) &&
+			(key->flags & CONFIG_REQUIRED)))
+			shown = key;
+	snprintf(buf, size, "%s such as \"%s:\"",
+	    *section->path == '\0' ? "sections" : "keys",
+	    shown == NULL ? "" : config_keys_name(shown));
+}
+
+const char *
+config_keys_names(const struct config_key *section, char *buf, size_t size)
+{
+	const struct config_key *key = config_keys_next(section, NULL), *next;
 	size_t len = 0;
 
 	buf[0] = '\0';
-	while ((key = config_keys_next(section, key)) != NULL) {
+	for (; key != NULL; key = next) {
+		next = config_keys_next(section, key);
 		len += (size_t)snprintf(buf + len, size - len, "%s%s",
-		    len == 0 ? "" : ", ", config_keys_name(key));
+		    len == 0	       ? ""
+			: next == NULL ? " or "
+				       : ", ",
+		    config_keys_name(key));
 		assert(len < size);
 	}
+	return buf;
+}
+
+const struct config_key *
+config_keys_nearest(const struct config_key *section, const char *name)
+{
+	const struct config_key *key = NULL, *nearest = NULL;
+	size_t least = SIZE_MAX;
+
+	while ((key = config_keys_next(section, key)) != NULL) {
+		size_t d = near_distance(config_keys_name(key), name);
+
+		if (d < least) {
+			least = d;
+			nearest = key;
+		}
+	}
+	return nearest;
 }

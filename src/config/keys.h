@@ -77,6 +77,14 @@ const struct config_key *config_keys_next(const struct config_key *section,
 /* The word that has the value, among those of the key at path. */
 const char *config_keys_word(const char *path, int value);
 
+/* The key of section whose name is nearest to a mistyped one, or NULL. */
+const struct config_key *config_keys_nearest(const struct config_key *section,
+    const char *name);
+
+/* "a, b or c": the keys of section. Returns buf. */
+const char *config_keys_names(const struct config_key *section, char *buf,
+    size_t size);
+
 /* The last part of its path. */
 const char *config_keys_name(const struct config_key *key);
 

@@ -40,6 +40,8 @@ static void read_section(struct config_reader *r,
     void *base, bool wanted);
 static void read_strangers(struct config_reader *r,
     const struct config_key *section, const struct config_node *node);
+static void read_unknown(struct config_reader *r,
+    const struct config_key *section, const char *name);
 static void read_key(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, void *base, bool wanted);
 static void read_subsection(struct config_reader *r,
@@ -119,7 +121,7 @@ config_parse(const char *name, const char *text, size_t len,
 
 	if (len > CONFIG_FILE_MAX) {
 		notes_line(problems, NOTES_ERROR, name, fault.mark, "",
-		    "the file is too big (at most 1 MiB)");
+		    "the file is too big; expected at most 1 MiB");
 		return NULL;
 	}
 	tree = config_yaml_parse(text, len, &fault);
@@ -310,7 +312,6 @@ read_strangers(struct config_reader *r, const struct config_key *section,
 	struct config_mark mark = r->notes.mark;
 	size_t len = strlen(r->notes.path);
 	const struct config_entry *e;
-	char accepts[1024];
 
 	for (e = node->first; e != NULL; e = e->next) {
 		bool known = section->shape == CONFIG_NAMED ||
@@ -322,15 +323,29 @@ read_strangers(struct config_reader *r, const struct config_key *section,
 		notes_push_name(&r->notes, e->key);
 		if (known)
 			notes_error(&r->notes,
-			    "given again (once, line %zu has it)",
+			    "duplicate key; first given on line %zu",
 			    e->repeats_line);
 		else
-			notes_error(&r->notes, "unknown key (%s)",
-			    config_keys_accepts(section, false, accepts,
-				sizeof(accepts)));
+			read_unknown(r, section, e->key);
 		r->notes.path[len] = '\0';
 	}
 	r->notes.mark = mark;
+}
+
+/* The nearest key, or all there are. */
+static void
+read_unknown(struct config_reader *r, const struct config_key *section,
+    const char *name)
+{
+	const struct config_key *near = config_keys_nearest(section, name);
+	char names[1024];
+
+	if (near != NULL)
+		notes_error(&r->notes, "unknown key; did you mean \"%s\"?",
+		    config_keys_name(near));
+	else
+		notes_error(&r->notes, "unknown key; expected %s",
+		    config_keys_names(section, names, sizeof(names)));
 }
 
 static void
@@ -341,7 +356,7 @@ read_key(struct config_reader *r, const struct config_key *key,
 	char accepts[1024];
 
 	if (node == NULL && wanted && (key->flags & CONFIG_REQUIRED) != 0) {
-		notes_error(&r->notes, "missing (%s)",
+		notes_error(&r->notes, "missing; expected %s",
 		    config_keys_accepts(key, false, accepts, sizeof(accepts)));
 		wanted = false;
 	}
@@ -428,8 +443,8 @@ read_element(struct config_reader *r, const struct config_key *section,
 	if (!read_name_is_good(entry->key)) {
 		r->notes.mark = entry->mark;
 		notes_error(&r->notes,
-		    "not a name (1 to %d letters, digits, \".\", \"_\", \"-\", "
-		    "a letter or digit first)",
+		    "not a name; expected 1 to %d letters, digits, \".\", "
+		    "\"_\" and \"-\", a letter or digit first",
 		    CONFIG_NAME_MAX);
 	}
 	r->notes.mark = entry->value->mark;
@@ -714,7 +729,8 @@ read_settle_admin(struct config_reader *r)
 	    &admin->bearer_token);
 	if (why != NULL && notes_at(&r->notes, "admin.bearer_token"))
 		notes_error(&r->notes,
-		    "the environment's MAILFERRY_ADMIN_TOKEN is %s (%s)", why,
+		    "the environment's MAILFERRY_ADMIN_TOKEN is %s; expected %s",
+		    why,
 		    config_keys_accepts(key, false, accepts, sizeof(accepts)));
 	admin->bearer_token_file = config_yaml_strndup(r->tree, "", 0);
 }
@@ -767,12 +783,12 @@ read_bad_value(struct config_reader *r, const struct config_key *key,
 
 	config_keys_accepts(key, element, accepts, sizeof(accepts));
 	if (read_is_shown(key, node))
-		notes_error(&r->notes, "\"%s\" is %s (%s)",
+		notes_error(&r->notes, "\"%s\" is %s; expected %s",
 		    log_escape(node->text, node->len, shown, sizeof(shown)),
 		    why, accepts);
 	else
-		notes_error(&r->notes, "the %s is %s (%s)", kinds[node->kind],
-		    why, accepts);
+		notes_error(&r->notes, "the %s is %s; expected %s",
+		    kinds[node->kind], why, accepts);
 }
 
 /* Not what is secret, came from the environment, or stands where a section

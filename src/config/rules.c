@@ -6,10 +6,12 @@
 #include "rules.h"
 
 #include <arpa/inet.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "keys.h"
+#include "near.h"
 #include "notes.h"
 #include "platform/log.h"
 
@@ -31,10 +33,32 @@ static bool rules_is_same(const struct addr *a, const struct addr *b);
 static void rules_advertise(const struct config *cfg, struct notes *n);
 static void rules_default_destination(const struct config *cfg,
     struct notes *n);
+static void rules_undeclared(struct notes *n, const char *shown,
+    const char *near, const char *expected);
+static const char *rules_destination_near(const struct config *cfg,
+    const char *name);
 static void rules_mapping(const struct config *cfg, struct notes *n);
 static void rules_unused(const struct config *cfg, struct notes *n);
 static void rules_admin(const struct config *cfg, struct notes *n);
 static void rules_admin_token(const struct config *cfg, struct notes *n);
+static void rules_unused_sections(const struct config *cfg, struct notes *n);
+static void rules_substitutes(const struct config *cfg, struct notes *n);
+static void rules_guard(const struct config *cfg, struct notes *n);
+static void rules_admin_tls(const struct config *cfg, struct notes *n);
+static void rules_admin_bind(const struct config *cfg, struct notes *n);
+static void rules_own_name(const struct config *cfg, struct notes *n);
+static void rules_trust(const struct config *cfg, struct notes *n);
+static void rules_trust_all(struct notes *n, const char *key,
+    const struct cidr *list, size_t len);
+static void rules_listener_port(struct notes *n,
+    const struct config_listener *l);
+static void rules_listener_profile(struct notes *n,
+    const struct config_listener *l);
+static bool rules_port_contradicts(unsigned port, enum tls_mode tls);
+static void rules_destination_port(struct notes *n,
+    const struct config_destination *d);
+static void rules_old_backend(struct notes *n,
+    const struct config_destination *d);
 static void rules_proxy(struct notes *n, const struct config_listener *l);
 static void rules_old_tls(struct notes *n, const struct config_listener *l);
 static void rules_endpoint(struct notes *n, const struct config_destination *d);
@@ -64,16 +88,25 @@ static void (*const rules_of_all[])(const struct config *, struct notes *) = {
     rules_advertise,
     rules_default_destination,
     rules_mapping,
+    rules_unused_sections,
+    rules_substitutes,
+    rules_guard,
     rules_unused,
     rules_admin,
     rules_admin_token,
+    rules_admin_tls,
+    rules_admin_bind,
+    rules_trust,
     rules_loops,
+    rules_own_name,
 };
 
 static void (*const rules_of_listener[])(struct notes *,
     const struct config_listener *) = {
     rules_proxy,
     rules_old_tls,
+    rules_listener_port,
+    rules_listener_profile,
 };
 
 static void (*const rules_of_destination[])(struct notes *,
@@ -83,6 +116,8 @@ static void (*const rules_of_destination[])(struct notes *,
     rules_server_name,
     rules_client_cert,
     rules_invalid_certs,
+    rules_destination_port,
+    rules_old_backend,
     rules_old_forwarding,
     rules_forwarding,
 };
@@ -125,8 +160,8 @@ rules_server(const struct config *cfg, struct notes *n)
 	if (cfg->server.bridge_idle < 600 * 1000 &&
 	    notes_at(n, "server.bridge_idle"))
 		notes_warn(n,
-		    "under the 10 minutes that RFC 1939 grants an idle client "
-		    "(10m or more)");
+		    "under the 10 minutes that RFC 1939 grants an idle client; "
+		    "expected 10m or more");
 }
 
 static void
@@ -141,14 +176,15 @@ rules_certificates(const struct config *cfg, struct notes *n)
 		if (c->n_cert != c->n_key &&
 		    notes_at(n, "tls.certificate.%s.cert", c->name) &&
 		    notes_at(n, "tls.certificate.%s.key", c->name))
-			notes_error(n, "%zu beside %zu of cert (one for each)",
+			notes_error(n,
+			    "%zu beside %zu of cert; expected one for each",
 			    c->n_key, c->n_cert);
 		if (!c->is_default)
 			continue;
 		if (first != NULL &&
 		    notes_at(n, "tls.certificate.%s.default", c->name))
 			notes_error(n,
-			    "\"%s\" is the default already (one default)",
+			    "\"%s\" is the default already; expected one default",
 			    first->name);
 		if (first == NULL)
 			first = c;
@@ -172,8 +208,8 @@ rules_suites(const struct config *cfg, struct notes *n)
 	if (!rules_suites_left(&cfg->tls, version) &&
 	    notes_at(n, "tls.protocols.disable_cipher_suites"))
 		notes_error(n,
-		    "no cipher suite is left for %s (at least one of TLS "
-		    "%s)",
+		    "no cipher suite is left for %s; expected at least one "
+		    "of TLS %s",
 		    whom, version == TLS_V1_3 ? "1.3" : "1.2 or 1.3");
 }
 
@@ -231,14 +267,14 @@ rules_bind_check(const struct config *cfg, struct notes *n, size_t listener,
 	    notes_at(n, "listener.%s.bind[%zu]", cfg->listener[listener].name,
 		bind))
 		notes_error(n,
-		    "%s is listened on by listener.%s already (an address of "
-		    "its own)",
-		    addr_text(own, text), taken);
+		    "listener.%s listens on %s already; expected another "
+		    "address or port",
+		    taken, addr_text(own, text));
 	if (rules_is_same(own, &cfg->admin.bind) && notes_at(n, "admin.bind"))
 		notes_error(n,
-		    "%s is listened on by listener.%s already (an address of "
-		    "its own)",
-		    addr_text(own, text), cfg->listener[listener].name);
+		    "listener.%s listens on %s already; expected another "
+		    "address or port",
+		    cfg->listener[listener].name, addr_text(own, text));
 }
 
 static bool
@@ -264,7 +300,7 @@ rules_advertise(const struct config *cfg, struct notes *n)
 			    strchr(" ", line[len]) != NULL &&
 			    notes_at(n, "capabilities.pop3.advertise"))
 				notes_warn(n,
-				    "%s is added as needed (further lines)",
+				    "mailferry adds %s itself; expected other lines",
 				    own);
 		}
 }
@@ -282,13 +318,42 @@ rules_default_destination(const struct config *cfg, struct notes *n)
 		return;
 	log_escape(name, strlen(name), shown, sizeof(shown));
 	if (i == -1)
-		notes_error(n,
-		    "\"%s\" is not declared (a name below destination)", shown);
+		rules_undeclared(n, shown, rules_destination_near(cfg, name),
+		    "a name below destination");
 	else if (!cfg->destination[i].pop3.present && cfg->n_listener > 0)
 		notes_error(n,
 		    "\"%s\" has no endpoint for pop3, which listener.%s "
-		    "accepts (a destination with protocol.pop3)",
+		    "accepts; expected a destination with protocol.pop3",
 		    shown, cfg->listener[0].name);
+}
+
+static void
+rules_undeclared(struct notes *n, const char *shown, const char *near,
+    const char *expected)
+{
+	if (near != NULL)
+		notes_error(n, "\"%s\" is not declared; did you mean \"%s\"?",
+		    shown, near);
+	else
+		notes_error(n, "\"%s\" is not declared; expected %s", shown,
+		    expected);
+}
+
+static const char *
+rules_destination_near(const struct config *cfg, const char *name)
+{
+	const char *nearest = NULL;
+	size_t least = SIZE_MAX;
+
+	for (size_t i = 0; i < cfg->n_destination; i++) {
+		size_t d = near_distance(cfg->destination[i].name, name);
+
+		if (d < least) {
+			least = d;
+			nearest = cfg->destination[i].name;
+		}
+	}
+	return nearest;
 }
 
 /* No mapping at all is fine: everybody goes to the default destination. */
@@ -301,8 +366,8 @@ rules_mapping(const struct config *cfg, struct notes *n)
 	if (!notes_has(n, "mapping") || notes_has(n, "mapping.%s", source))
 		return;
 	if (notes_at(n, "mapping.source"))
-		notes_error(n, "\"%s\" has no section (mapping.%s)", source,
-		    source);
+		notes_error(n, "\"%s\" has no section; expected mapping.%s",
+		    source, source);
 }
 
 static void
@@ -328,6 +393,211 @@ rules_unused(const struct config *cfg, struct notes *n)
 			notes_warn(n, "%s", unused[i].why);
 }
 
+/* A store that was written down and is not asked is easily overlooked. */
+static void
+rules_unused_sections(const struct config *cfg, struct notes *n)
+{
+	const char *used =
+	    config_keys_word("mapping.source", cfg->mapping.source);
+
+	for (int i = 0; i < MAPPING_SOURCES; i++) {
+		const char *name = config_keys_word("mapping.source", i);
+
+		if (i != (int)cfg->mapping.source &&
+		    notes_has(n, "mapping.%s", name) &&
+		    notes_at(n, "mapping.%s", name))
+			notes_warn(n,
+			    "not used, because source is \"%s\"; expected "
+			    "source: %s",
+			    used, name);
+	}
+}
+
+/* The suffix is cut before an @ is looked for. */
+static void
+rules_substitutes(const struct config *cfg, struct notes *n)
+{
+	const struct config_routing *routing = &cfg->routing;
+
+	for (size_t i = 0; i < routing->n_master_user_separators; i++)
+		if (strpbrk(routing->master_user_separators[i],
+			routing->at_substitutes) != NULL &&
+		    notes_at(n, "routing.at_substitutes")) {
+			notes_error(n,
+			    "\"%s\" is a master-user separator too; expected "
+			    "other characters",
+			    routing->master_user_separators[i]);
+			return;
+		}
+}
+
+/* What it compares with is kept there. */
+static void
+rules_guard(const struct config *cfg, struct notes *n)
+{
+	if (cfg->routing.guard == GUARD_REFUSE && !cfg->state.present &&
+	    notes_at(n, "routing.guard"))
+		notes_error(n, "refuse without state; expected state:");
+}
+
+static void
+rules_admin_tls(const struct config *cfg, struct notes *n)
+{
+	const struct config_admin *admin = &cfg->admin;
+	const char *nearest = NULL;
+	char shown[LOG_FIELD_MAX * 4 + 8];
+	size_t least = SIZE_MAX;
+
+	if (*admin->certificate == '\0')
+		return;
+	for (size_t i = 0; i < cfg->tls.n_certificate; i++) {
+		const char *name = cfg->tls.certificate[i].name;
+		size_t d = near_distance(name, admin->certificate);
+
+		if (strcmp(name, admin->certificate) == 0)
+			return;
+		if (d < least) {
+			least = d;
+			nearest = name;
+		}
+	}
+	log_escape(admin->certificate, strlen(admin->certificate), shown,
+	    sizeof(shown));
+	if (notes_at(n, "tls.certificate") && notes_at(n, "admin.certificate"))
+		rules_undeclared(n, shown, nearest,
+		    "a name below tls.certificate");
+}
+
+/* The socket asks for no token, and lets in whom the system lets in. */
+static void
+rules_admin_bind(const struct config *cfg, struct notes *n)
+{
+	const struct config_admin *admin = &cfg->admin;
+
+	if (admin->bind.len > 0)
+		return;
+	if (admin->n_allow > 0 && notes_at(n, "admin.allow"))
+		notes_warn(n, "not used without bind; expected bind");
+	if (*admin->read_token_file != '\0' &&
+	    notes_at(n, "admin.read_token_file"))
+		notes_warn(n, "not used without bind; expected bind");
+}
+
+/* By name; rules_loops() has the addresses. */
+static void
+rules_own_name(const struct config *cfg, struct notes *n)
+{
+	for (size_t i = 0; i < cfg->n_destination; i++) {
+		const struct config_destination *d = &cfg->destination[i];
+
+		if (!d->pop3.present ||
+		    strcasecmp(d->host, cfg->server.hostname) != 0)
+			continue;
+		for (size_t k = 0; k < cfg->n_listener; k++)
+			if (cfg->listener[k].n_bind > 0 &&
+			    addr_port(&cfg->listener[k].bind[0]) ==
+				d->pop3.port &&
+			    notes_at(n, "destination.%s.host", d->name))
+				notes_warn(n,
+				    "routing loop: %s is our own name, and "
+				    "listener.%s has its port; expected "
+				    "another server",
+				    d->host, cfg->listener[k].name);
+	}
+}
+
+static void
+rules_trust(const struct config *cfg, struct notes *n)
+{
+	char key[NOTES_PATH_MAX];
+
+	for (size_t i = 0; i < cfg->n_listener; i++) {
+		const struct config_listener *l = &cfg->listener[i];
+
+		snprintf(key, sizeof(key), "listener.%s.proxy_trusted",
+		    l->name);
+		rules_trust_all(n, key, l->proxy_trusted, l->n_proxy_trusted);
+		snprintf(key, sizeof(key), "listener.%s.xclient_trusted",
+		    l->name);
+		rules_trust_all(n, key, l->xclient_trusted,
+		    l->n_xclient_trusted);
+	}
+	rules_trust_all(n, "limits.exempt", cfg->limits.exempt,
+	    cfg->limits.n_exempt);
+}
+
+/* Whoever may say any address is bound by no limit per address. */
+static void
+rules_trust_all(struct notes *n, const char *key, const struct cidr *list,
+    size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (list[i].bits == 0 && notes_at(n, "%s", key)) {
+			notes_warn(n,
+			    "everybody is trusted; expected the networks of "
+			    "your own hosts");
+			return;
+		}
+}
+
+static void
+rules_listener_port(struct notes *n, const struct config_listener *l)
+{
+	for (size_t i = 0; i < l->n_bind; i++) {
+		unsigned port = addr_port(&l->bind[i]);
+
+		if (!rules_port_contradicts(port, l->tls) ||
+		    !notes_at(n, "listener.%s.tls", l->name))
+			continue;
+		notes_warn(n, "contradicts port %u; expected %s", port,
+		    port == 995 ? "implicit" : "starttls");
+		return;
+	}
+}
+
+static bool
+rules_port_contradicts(unsigned port, enum tls_mode tls)
+{
+	return (port == 995 && tls != TLS_IMPLICIT) ||
+	    (port == 110 && tls == TLS_IMPLICIT);
+}
+
+static void
+rules_destination_port(struct notes *n, const struct config_destination *d)
+{
+	if (d->pop3.present &&
+	    rules_port_contradicts(d->pop3.port, d->pop3.tls) &&
+	    notes_at(n, "destination.%s.protocol.pop3.port", d->name))
+		notes_warn(n, "%u contradicts tls; expected tls: %s",
+		    d->pop3.port,
+		    d->pop3.port == 995 ? "implicit" : "starttls");
+}
+
+/* TLS before 1.2 has no suite with AEAD. */
+static void
+rules_listener_profile(struct notes *n, const struct config_listener *l)
+{
+	if (l->min_version < TLS_V1_2 && l->profile == PROFILE_MODERN &&
+	    l->tls != TLS_PLAIN && notes_at(n, "listener.%s.profile", l->name))
+		notes_warn(n,
+		    "modern has no cipher suite for TLS before 1.2; expected "
+		    "intermediate");
+}
+
+static void
+rules_old_backend(struct notes *n, const struct config_destination *d)
+{
+	if (d->tls_min_version < TLS_V1_2 &&
+	    notes_at(n, "destination.%s.tls_min_version", d->name))
+		notes_warn(n,
+		    "TLS before 1.2 is broken, for old servers only; expected "
+		    "1.2 or 1.3");
+	if (d->tls_legacy && notes_at(n, "destination.%s.tls_legacy", d->name))
+		notes_warn(n,
+		    "weak keys and cipher suites are accepted, for old servers "
+		    "only; expected false");
+}
+
 static void
 rules_admin(const struct config *cfg, struct notes *n)
 {
@@ -336,7 +606,7 @@ rules_admin(const struct config *cfg, struct notes *n)
 	if (admin->present && admin->bind.len == 0 && *admin->socket == '\0' &&
 	    notes_at(n, "admin"))
 		notes_error(n,
-		    "neither bind nor socket (at least one of them)");
+		    "neither bind nor socket; expected at least one of them");
 }
 
 /* A token in a file is read, and measured, by who serves it. */
@@ -352,32 +622,39 @@ rules_admin_token(const struct config *cfg, struct notes *n)
 		return;
 	if (admin->bind.len > 0 && !token && !file)
 		notes_error(n,
-		    "missing (bearer_token_file, bearer_token or the "
-		    "environment's MAILFERRY_ADMIN_TOKEN)");
+		    "no token; expected bearer_token_file, bearer_token or the "
+		    "environment's MAILFERRY_ADMIN_TOKEN");
 	if (token && file)
-		notes_error(n, "beside bearer_token_file (one of them)");
+		notes_error(n,
+		    "beside bearer_token_file; expected one of them");
 	if (token && strlen(admin->bearer_token) < admin->min_token_len)
 		notes_error(n,
-		    "too short, maybe from MAILFERRY_ADMIN_TOKEN (at least %u "
-		    "octets, as min_token_len says)",
+		    "too short, maybe from MAILFERRY_ADMIN_TOKEN; expected at "
+		    "least %u octets, as min_token_len says",
 		    admin->min_token_len);
 }
 
 static void
 rules_proxy(struct notes *n, const struct config_listener *l)
 {
-	if (l->proxy_protocol == PROXY_OFF)
+	if (l->proxy_protocol == PROXY_OFF) {
+		if (l->n_proxy_trusted > 0 &&
+		    notes_at(n, "listener.%s.proxy_trusted", l->name))
+			notes_warn(n,
+			    "not used while proxy_protocol is off; expected "
+			    "proxy_protocol: required");
 		return;
+	}
 	if (l->n_proxy_trusted == 0 &&
 	    notes_at(n, "listener.%s.proxy_trusted", l->name))
 		notes_error(n,
-		    "nobody may send the header that proxy_protocol asks for "
-		    "(at least one CIDR)");
+		    "nobody may send the header that proxy_protocol asks for; "
+		    "expected at least one CIDR");
 	if (l->proxy_protocol == PROXY_OPTIONAL && l->tls != TLS_IMPLICIT &&
 	    notes_at(n, "listener.%s.proxy_protocol", l->name))
 		notes_warn(n,
-		    "optional delays every greeting in clear by up to "
-		    "proxy_header_timeout (required)");
+		    "optional delays every cleartext greeting by up to "
+		    "proxy_header_timeout; expected required");
 }
 
 static void
@@ -386,15 +663,15 @@ rules_old_tls(struct notes *n, const struct config_listener *l)
 	if (l->min_version < TLS_V1_2 &&
 	    notes_at(n, "listener.%s.min_version", l->name))
 		notes_warn(n,
-		    "TLS before 1.2 is broken, for old devices only (1.2 or "
-		    "1.3)");
+		    "TLS before 1.2 is broken, for old devices only; expected "
+		    "1.2 or 1.3");
 }
 
 static void
 rules_endpoint(struct notes *n, const struct config_destination *d)
 {
 	if (!d->pop3.present && notes_at(n, "destination.%s.protocol", d->name))
-		notes_error(n, "no endpoint (pop3)");
+		notes_error(n, "no endpoint; expected pop3");
 }
 
 static void
@@ -404,8 +681,8 @@ rules_plaintext(struct notes *n, const struct config_destination *d)
 	    !d->allow_plaintext_auth &&
 	    notes_at(n, "destination.%s.protocol.pop3.tls", d->name))
 		notes_error(n,
-		    "plain sends passwords in clear (implicit or starttls, or "
-		    "the destination's allow_plaintext_auth: true)");
+		    "plain sends passwords in clear; expected implicit or "
+		    "starttls, or the destination's allow_plaintext_auth: true");
 }
 
 static void
@@ -416,8 +693,8 @@ rules_server_name(struct notes *n, const struct config_destination *d)
 	    !d->tls_pinned && !d->tls_allow_invalid_certs &&
 	    notes_at(n, "destination.%s.tls_server_name", d->name))
 		notes_error(n,
-		    "missing, as host is an address (the name in its "
-		    "certificate, or tls_pinned_cert_sha256)");
+		    "missing, and host is an address; expected the name in its "
+		    "certificate, or tls_pinned_cert_sha256");
 }
 
 static void
@@ -428,10 +705,12 @@ rules_client_cert(struct notes *n, const struct config_destination *d)
 
 	if (cert && !key &&
 	    notes_at(n, "destination.%s.tls_client_cert", d->name))
-		notes_error(n, "without tls_client_key (both or neither)");
+		notes_error(n,
+		    "without tls_client_key; expected both or neither");
 	if (key && !cert &&
 	    notes_at(n, "destination.%s.tls_client_key", d->name))
-		notes_error(n, "without tls_client_cert (both or neither)");
+		notes_error(n,
+		    "without tls_client_cert; expected both or neither");
 }
 
 static void
@@ -440,8 +719,8 @@ rules_invalid_certs(struct notes *n, const struct config_destination *d)
 	if (d->tls_allow_invalid_certs &&
 	    notes_at(n, "destination.%s.tls_allow_invalid_certs", d->name))
 		notes_warn(n,
-		    "anybody in between can read the passwords "
-		    "(tls_pinned_cert_sha256)");
+		    "anybody in between can read the passwords; expected "
+		    "tls_pinned_cert_sha256");
 }
 
 static void
@@ -469,7 +748,7 @@ rules_forwarding(struct notes *n, const struct config_destination *d)
 	if (notes_at(n, "destination.%s.%s", d->name, keys[i]))
 		notes_warn(n,
 		    "no forwarding: the backend's limits per address hit all "
-		    "users at once (proxy or xclient)");
+		    "users at once; expected proxy or xclient");
 }
 
 static void
@@ -499,8 +778,8 @@ rules_loop(const struct config *cfg, struct notes *n, const char *name,
 			if (rules_reaches(to, &l->bind[k]) &&
 			    notes_at(n, "destination.%s.host", name))
 				notes_error(n,
-				    "%s is our own listener.%s: a loop "
-				    "(another server)",
+				    "routing loop: %s is our own listener.%s; "
+				    "expected another server",
 				    addr_text(to, text), l->name);
 	}
 }

@@ -103,7 +103,7 @@ static size_t config_yaml_step(const struct config_node *node, const char *path,
     const struct config_node **value_out);
 
 static const char config_yaml_too_long[] =
-    "longer than 16384 octets (less is accepted)";
+    "longer than 16384 octets; expected less";
 
 struct config_tree *
 config_yaml_parse(const char *text, size_t len, struct config_fault *fault)
@@ -277,7 +277,7 @@ config_yaml_document(struct config_yaml *y)
 	if (event.type == YAML_STREAM_END_EVENT) {
 		yaml_event_delete(&event);
 		config_yaml_fault(y, (struct config_mark){1, 1},
-		    "the file is empty (a mapping of sections)");
+		    "the file is empty; expected sections such as \"listener:\"");
 		return NULL;
 	}
 	yaml_event_delete(&event);
@@ -288,7 +288,7 @@ config_yaml_document(struct config_yaml *y)
 		return NULL;
 	if (root->kind != CONFIG_MAP) {
 		config_yaml_fault(y, root->mark,
-		    "the file is no mapping (a mapping of sections)");
+		    "the file is not a mapping; expected sections such as \"listener:\"");
 		return NULL;
 	}
 	if (!config_yaml_next(y, &event)) /* the document's end */
@@ -298,7 +298,7 @@ config_yaml_document(struct config_yaml *y)
 		return NULL;
 	if (event.type != YAML_STREAM_END_EVENT) {
 		config_yaml_fault(y, config_yaml_mark(event.start_mark),
-		    "a second document (one is accepted)");
+		    "a second document; expected one");
 		root = NULL;
 	}
 	yaml_event_delete(&event);
@@ -313,10 +313,11 @@ config_yaml_node(struct config_yaml *y, yaml_event_t *event, size_t depth)
 
 	if (depth > CONFIG_DEPTH_MAX)
 		config_yaml_fault(y, config_yaml_mark(event->start_mark),
-		    "nested too deeply (at most %d levels)", CONFIG_DEPTH_MAX);
+		    "nested too deeply; expected at most %d levels",
+		    CONFIG_DEPTH_MAX);
 	else if (config_yaml_tagged(event))
 		config_yaml_fault(y, config_yaml_mark(event->start_mark),
-		    "a YAML tag (plain and quoted values)");
+		    "a YAML tag; expected plain and quoted values");
 	else
 		node = config_yaml_value(y, event, depth);
 	if (node != NULL && !config_yaml_anchor(y, event, node))
@@ -449,14 +450,15 @@ config_yaml_key(struct config_yaml *y, const yaml_event_t *event)
 
 	if (event->type != YAML_SCALAR_EVENT || config_yaml_tagged(event) ||
 	    event->data.scalar.anchor != NULL) {
-		config_yaml_fault(y, mark, "the key is no plain name (a name)");
+		config_yaml_fault(y, mark,
+		    "the key is not a plain name; expected a name");
 		return NULL;
 	}
 	key = (const char *)event->data.scalar.value;
 	len = event->data.scalar.length;
 	if (memchr(key, '\0', len) != NULL || len > CONFIG_SCALAR_MAX) {
 		config_yaml_fault(y, mark,
-		    "the key holds a NUL or is too long (a name)");
+		    "the key holds a NUL or is too long; expected a name");
 		return NULL;
 	}
 	entry = config_yaml_alloc(y->tree, 1, sizeof(*entry));
@@ -481,7 +483,7 @@ config_yaml_adopt(struct config_yaml *y, struct config_node *parent,
 		parent->height = entry->value->height + 1;
 	if (parent->weight > CONFIG_WEIGHT_MAX)
 		return config_yaml_fault(y, entry->mark,
-		    "too many values, aliases expanded (at most %d)",
+		    "too many values with aliases expanded; expected at most %d",
 		    CONFIG_WEIGHT_MAX);
 	return true;
 }
@@ -548,12 +550,12 @@ config_yaml_alias(struct config_yaml *y, const yaml_event_t *event,
 		if (depth + node->height - 1 <= CONFIG_DEPTH_MAX)
 			return node;
 		config_yaml_fault(y, mark,
-		    "nested too deeply by an alias (at most %d levels)",
+		    "nested too deeply by an alias; expected at most %d levels",
 		    CONFIG_DEPTH_MAX);
 		return NULL;
 	}
 	config_yaml_fault(y, mark,
-	    "an alias without its anchor (an anchor set before)");
+	    "an alias without its anchor; expected an anchor before it");
 	return NULL;
 }
 
@@ -577,7 +579,7 @@ config_yaml_anchor(struct config_yaml *y, const yaml_event_t *event,
 			break;
 	if (i == CONFIG_ANCHOR_MAX)
 		return config_yaml_fault(y, node->mark,
-		    "too many anchors (at most %d)", CONFIG_ANCHOR_MAX);
+		    "too many anchors; expected at most %d", CONFIG_ANCHOR_MAX);
 	if (i == y->n_anchor)
 		y->anchor[y->n_anchor++].name = config_yaml_strndup(y->tree,
 		    (const char *)name, strlen((const char *)name));
@@ -643,17 +645,18 @@ config_yaml_variable(struct config_yaml *y, const char *raw, size_t len,
 		name[n++] = raw[i++];
 	name[n] = '\0';
 	if (n == 0 || i == len || raw[i] != '}')
-		return "a broken variable (${NAME}, or $${ for a literal ${)";
+		return "a broken variable; expected ${NAME}, or $${ for a literal ${";
 	*used_out = i + 1;
 	value = getenv(name);
 	if (value == NULL) {
 		snprintf(text, sizeof(text),
-		    "the environment has no %s (a variable that is set)", name);
+		    "the environment has no %s; expected a variable that is set",
+		    name);
 		return config_yaml_strndup(y->tree, text, strlen(text));
 	}
 	if (!config_yaml_utf8(value, strlen(value))) {
 		snprintf(text, sizeof(text),
-		    "the environment's %s is no UTF-8 (UTF-8)", name);
+		    "the environment's %s is not UTF-8; expected UTF-8", name);
 		return config_yaml_strndup(y->tree, text, strlen(text));
 	}
 	if (y->stars)
@@ -730,7 +733,7 @@ config_yaml_parser_fault(struct config_yaml *y)
 	struct config_mark mark = config_yaml_mark(p->problem_mark);
 
 	if (p->problem == NULL)
-		config_yaml_fault(y, mark, "no YAML");
+		config_yaml_fault(y, mark, "not YAML");
 	else if (p->context == NULL)
 		config_yaml_fault(y, mark, "%s", p->problem);
 	else
@@ -754,7 +757,8 @@ config_yaml_reader_fault(struct config_yaml *y)
 			mark.column++;
 		}
 	}
-	config_yaml_fault(y, mark, "%s (UTF-8 without control characters)",
+	config_yaml_fault(y, mark,
+	    "%s; expected UTF-8 without control characters",
 	    p->problem == NULL ? "not readable" : p->problem);
 }
 

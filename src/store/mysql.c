@@ -72,7 +72,7 @@ store_mysql_check(const struct config *cfg, struct config_problems *problems)
 	store_sql_check(cfg, "?", problems);
 	if (*cfg->mapping.sql_channel != '\0')
 		config_problem(cfg, problems, MY_KEY,
-		    "MySQL knows no channel (postgres://)");
+		    "MySQL has no channel; expected postgres://");
 	s = my_server_new(cfg, 0, &err);
 	if (s == NULL)
 		config_problem(cfg, problems, MY_KEY, "%s", err.text);

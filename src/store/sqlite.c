@@ -61,7 +61,7 @@ store_sqlite_check(const struct config *cfg, struct config_problems *problems)
 
 	if (*cfg->mapping.sql_channel != '\0')
 		config_problem(cfg, problems, LITE_KEY,
-		    "SQLite knows no channel");
+		    "SQLite has no channel; expected postgres://");
 	if (file != NULL)
 		status = fine ? lite_file_check(file, &err) : 0;
 	if (status < 0)

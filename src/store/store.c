@@ -92,8 +92,8 @@ store_not_built(const struct config *cfg, struct config_problems *problems)
 		len += (size_t)snprintf(built + len, sizeof(built) - len,
 		    "%s%s", i > 0 ? ", " : "", store_kinds[i]->name);
 	}
-	config_problem(cfg, problems, key, "this source is not built in (%s)",
-	    built);
+	config_problem(cfg, problems, key,
+	    "this source is not built in; expected one of %s", built);
 }
 
 void
@@ -118,8 +118,26 @@ store_warn_unverified(const struct config *cfg,
 {
 	config_warning(cfg, problems, key,
 	    "the server is not verified: anybody on the way may say where "
-	    "mailboxes are (%s)",
+	    "mailboxes are; expected %s",
 	    cure);
+}
+
+/* Distinct $1, $2, ... up to 9, or every "?". */
+static unsigned
+store_sql_parameters(const char *query, const char *mark)
+{
+	unsigned n = 0, seen = 0;
+
+	for (const char *p = strchr(query, *mark); p != NULL;
+	     p = strchr(p + 1, *mark)) {
+		if (*mark == '$' && p[1] >= '1' && p[1] <= '9' &&
+		    (seen & 1u << (p[1] - '0')) == 0) {
+			seen |= 1u << (p[1] - '0');
+			n++;
+		}
+		n += *mark == '?';
+	}
+	return n;
 }
 
 bool
@@ -130,18 +148,24 @@ store_sql_check(const struct config *cfg, const char *mark,
 	bool upsert = *m->sql_upsert_query != '\0';
 	bool removes = *m->sql_delete_query != '\0';
 	bool asks = strstr(m->sql_query, mark) != NULL;
+	bool lists = *m->sql_list_query == '\0' ||
+	    store_sql_parameters(m->sql_list_query, mark) == 3;
 
 	if (!asks)
 		config_problem(cfg, problems, "mapping.sql.query",
-		    "nothing stands for the identifier (a query with %s)",
+		    "nothing stands for the identifier; expected a query with %s",
 		    mark);
 	if (upsert && !removes)
 		config_problem(cfg, problems, "mapping.sql.upsert_query",
-		    "without delete_query (both or neither)");
+		    "without delete_query; expected both or neither");
 	if (removes && !upsert)
 		config_problem(cfg, problems, "mapping.sql.delete_query",
-		    "without upsert_query (both or neither)");
-	return asks && upsert == removes;
+		    "without upsert_query; expected both or neither");
+	if (!lists)
+		config_problem(cfg, problems, "mapping.sql.list_query",
+		    "not three parameters; expected a prefix, the identifier "
+		    "to begin after, and how many rows");
+	return asks && upsert == removes && lists;
 }
 
 struct store_call *

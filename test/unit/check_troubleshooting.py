@@ -5,7 +5,7 @@ docs/troubleshooting.md.
 Reads the C source: the names in failure_rows, and the string literals in
 calls that log, refuse, or explain, or are printed to stderr. A text with
 conversions (%s) is looked for in the pieces between them; what a key accepts,
-in parentheses behind what is wrong, explains itself. Line breaks in the
+behind what is wrong ("; expected ..."), explains itself. Line breaks in the
 document do not matter."""
 
 import pathlib
@@ -24,7 +24,7 @@ STDERR = re.compile(r"\bfprintf\s*\(\s*stderr\s*,")
 # About keys, in config/: calls, and functions that return why.
 KEYS = ("notes_error", "notes_warn", "notes_line", "read_bad_value",
         "config_yaml_fault")
-ACCEPTED = re.compile(r"\s*\(.*\)$")
+ACCEPTED = re.compile(r"(\s*\(.*\)|; (expected|did you mean).*)$")
 # Adjacent literals are one.
 LITERAL = re.compile(r'"(?:\\.|[^"\\])*"(?:\s*"(?:\\.|[^"\\])*")*')
 WHY = re.compile(r"\breturn\s+(" + LITERAL.pattern + ");")
