@@ -8,7 +8,8 @@ import threading
 import time
 import unittest
 
-from harness.case import Case
+from harness.case import Case, Pop3
+from harness.client import xoauth2
 from harness.proc import DEADLINE, wait_until
 
 OK = "+OK"
@@ -237,7 +238,7 @@ class Gate(Case):
         told at log_level debug."""
         wait_until(lambda: sum(r["message"] == "routed"
                                for r in d.records()) >= n,
-                   f"{n} logins are routed")
+                   f"{n} logins are routed", 2 * DEADLINE, .1)
 
     def test_a_thousand_at_once(self):
         """128, or 1,000, clients that log in at the same moment all get in,
@@ -271,18 +272,18 @@ class Gate(Case):
         d = self.serve(host, {"log_level": "debug"}, max_connecting=4)
 
         async def run():
-            greedy = await crowd(d.port, ["127.0.0.41"], 300, "greedy")
+            greedy = await crowd(d.port, ["127.0.0.41"], 1000, "greedy")
             for g in greedy:
                 g.send("PASS secret")
             honest = await crowd(d.port, ["127.0.0.42", "127.0.0.43"], 2,
                                  "honest")
             wait = asyncio.get_running_loop().run_in_executor
-            await wait(None, self.waiting, d, 300)
+            await wait(None, self.waiting, d, 1000)
             await wait(None, wait_until,
                        lambda: len(host.asked) == 4, "four are asked")
             for g in honest:
                 g.send("PASS secret")
-            await wait(None, self.waiting, d, 302)
+            await wait(None, self.waiting, d, 1002)
             for n in (5, 6):
                 await wait(None, turns.next, host)
                 await wait(None, wait_until,
@@ -334,6 +335,25 @@ class Gate(Case):
               f"{quantile(waits, .99) * 1000:.0f} ms", end="", flush=True)
         self.assertEqual([r for r, _ in found if not r.startswith(OK)], [])
         self.assertLessEqual(host.most, 8)
+
+    def test_an_unanswered_challenge_holds_no_place(self):
+        """mailferry answers the backend's exchange itself at once ..., gives
+        the backend connection back (PROTOCOL step 7): who is shown a challenge
+        and does not answer it keeps nobody out"""
+        def check(_c, mech, _frame):
+            return "-ERR [AUTH] no" if mech == "XOAUTH2" else "+OK in"
+        b = self.backend(Pop3(check=check, challenge=b'{"status":"401"}'),
+                         tls="implicit")
+        d = self.mailferry(
+            {"pop3s": {"tls": "implicit"}},
+            {"x": b.destination(max_connecting=2)},
+            over={"server": {"queue_timeout": "100s"}})
+        for n in range(4):
+            c = self.client(d, tls="implicit", source=f"127.0.0.{41 + n}")
+            self.assertReply(
+                c.cmd("AUTH XOAUTH2 " + xoauth2("x@example.com", "invented")),
+                "+")
+        self.login(d, tls="implicit", source="127.0.0.51")
 
     def test_max_waiting(self):
         """at most max_waiting wait per destination, beyond that
