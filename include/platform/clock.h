@@ -1,4 +1,4 @@
-/* clock.h: time that never jumps. Only logs and certificates look at the wall
+/* clock.h: time that never jumps. Only logs and certificates use the wall
  * clock. */
 
 #ifndef PLATFORM_CLOCK_H
@@ -7,10 +7,10 @@
 #include <stdint.h>
 #include <sys/time.h>
 
-/* Milliseconds of CLOCK_MONOTONIC; never 0. */
+/* Returns the milliseconds of CLOCK_MONOTONIC; never 0. */
 uint64_t clock_ms(void);
 
-/* Milliseconds as libevent wants them. */
+/* Converts milliseconds for libevent. */
 struct timeval clock_timeval(uint64_t ms);
 
 #endif

@@ -1,5 +1,5 @@
-/* hash.h: the keyed hash (SipHash-2-4, by libsodium) under every table whose
- * keys a stranger may choose. The key is random per process. */
+/* hash.h: the keyed hash (libsodium's SipHash-2-4) for every table whose keys a
+ * stranger can choose. Each process has a random key. */
 
 #ifndef PLATFORM_HASH_H
 #define PLATFORM_HASH_H
@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Once, before any other call and before any thread; aborts when the system
- * has no randomness. */
+/* Call once, before any other function and before any thread starts. Aborts if
+ * the system has no randomness. */
 void hash_init(void);
 
 uint64_t hash_keyed(const void *data, size_t len);

@@ -1,8 +1,8 @@
-/* log.h: one line per event, whole, to stderr, a file or syslog, as text
+/* log.h: writes one whole line per event to stderr, a file or syslog, as text
  * ("message key=value ...") or as one JSON object.
  *
- * Whatever comes from the network is passed as a field: its control bytes are
- * escaped and its length capped here, so that no caller has to remember.
+ * Pass text from the network as a field: fields escape control characters and
+ * limit the length, so that no caller has to.
  * Levels are syslog's: LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. Safe from
  * every thread, none of which waits for the log (log_sink.h). */
 
@@ -19,7 +19,7 @@
 #include "platform/err.h"
 #include "platform/util.h"
 
-#define LOG_LINE_MAX 4096 /* octets of one line; what is more is cut */
+#define LOG_LINE_MAX 4096 /* octets of one line; the rest is cut */
 #define LOG_FIELD_MAX 128 /* octets of one field's value, before escaping */
 #define LOG_REASON_MAX 256 /* of "reason": what is wrong, and what cures it */
 
@@ -27,26 +27,28 @@ enum log_format { LOG_TEXT, LOG_JSON };
 
 struct log_sink;
 
-/* From now on lines go to *sink, which is taken over (log_sink_use()). */
+/* Sends lines to *sink from now on, and takes ownership of it
+ * (log_sink_use()). */
 void log_use(struct log_sink **sink, enum log_format format, int level);
 
-/* Opens and uses. -1: the former target stays. */
+/* Opens a target and uses it. Returns -1 if it cannot be opened; the old target
+ * then stays. */
 int log_open(const char *target, enum log_format format, int level,
     struct err *err) MUST_CHECK;
 
 bool log_wants(int level);
 
-/* A line of its own, without fields. */
+/* Writes a line without fields. */
 void log_msg(int level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* A line with fields, built on the caller's stack:
+/* Builds a line with fields on the caller's stack:
  *	struct log_line l;
  *	log_begin(&l, LOG_INFO, "login failed");
  *	log_str(&l, "user", user, strlen(user));
  *	log_end(&l);
- * Nothing is formatted when the level is not wanted. */
+ * Formats nothing if the level is not logged. */
 struct log_line {
-	int level; /* -1: not wanted */
+	int level; /* -1: not logged */
 	bool json;
 	size_t len;
 	char buf[LOG_LINE_MAX];
@@ -59,16 +61,16 @@ void log_str(struct log_line *l, const char *key, const char *value,
 void log_cstr(struct log_line *l, const char *key, const char *value);
 void log_uint(struct log_line *l, const char *key, uint64_t value);
 void log_end(struct log_line *l);
-/* For log_sink.c: only ends the line with its newline. */
+/* For log_sink.c: only adds the newline. */
 void log_finish(struct log_line *l);
 
-/* Escapes value into out (always terminated, size >= 8): C0, DEL, C1, bidi
- * controls, bytes that are not UTF-8 and backslash become \xNN; at most
- * LOG_FIELD_MAX octets of value are shown, "..." marks a cut. For texts that
- * are no log line. Returns out. */
+/* Escapes value into out (always terminated, size >= 8) and returns out. C0,
+ * DEL, C1, bidi controls, backslash and bytes that are not UTF-8 become \xNN.
+ * Shows at most LOG_FIELD_MAX octets of value; "..." marks a cut. For texts
+ * outside the log. */
 const char *log_escape(const char *value, size_t len, char *out, size_t size);
 
-/* The same for longer texts: shows as many octets as out has room for. */
+/* Does the same for longer texts: shows as many octets as fit in out. */
 const char *log_escape_all(const char *value, size_t len, char *out,
     size_t size);
 

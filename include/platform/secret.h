@@ -1,8 +1,8 @@
 /* secret.h: memory for passwords and tokens.
  *
- * A struct secret lives inside its owner; its bytes are on the heap, wiped
- * when they are replaced, grown or cleared. It is not a C string: it may hold
- * NUL, and is not terminated. */
+ * A struct secret lies inside its owner. Its bytes are on the heap, and they
+ * are wiped when they are replaced, grown or cleared. It is not a C string: it
+ * may contain NUL, and it is not terminated. */
 
 #ifndef PLATFORM_SECRET_H
 #define PLATFORM_SECRET_H
@@ -17,26 +17,26 @@ struct secret {
 	size_t len;
 };
 
-/* Replaces what s holds by a copy of data. False: no memory, s is empty.
- * A zeroed struct is a valid empty secret. */
+/* Replaces the content of s by a copy of data. Returns false if memory is
+ * short; s is then empty. A zeroed struct is a valid empty secret. */
 bool secret_set(struct secret *s, const void *data, size_t len) MUST_CHECK;
 
-/* Makes room for len bytes, uninitialised, s->len = len; the former content
- * is wiped. False: no memory, s is empty. */
+/* Wipes the content of s and allocates len uninitialised bytes. Returns false
+ * if memory is short; s is then empty. */
 bool secret_reserve(struct secret *s, size_t len) MUST_CHECK;
 
-/* Moves what from holds to to, which is cleared first; from is empty then. */
+/* Clears to and moves the content of from to it; from is then empty. */
 void secret_move(struct secret *to, struct secret *from);
 
-/* Wipes and frees; safe on an empty or already cleared secret. */
+/* Wipes and frees; safe on an empty or cleared secret. */
 void secret_clear(struct secret *s);
 
-/* Overwrites memory in a way that no compiler leaves out. */
+/* Overwrites memory in a way that no compiler removes. */
 void secret_wipe(void *data, size_t len);
 
-/* malloc(3) and friends, but whatever is given back is wiped first. For
- * event_set_mem_functions(3) and CRYPTO_set_mem_functions(3): both libraries
- * free buffers that held passwords as they are. */
+/* malloc(3) and friends, which wipe memory before they free it. For
+ * event_set_mem_functions(3) and CRYPTO_set_mem_functions(3): by themselves
+ * both libraries free buffers with passwords without wiping them. */
 void *secret_malloc(size_t size);
 void *secret_realloc(void *p, size_t size);
 void secret_free(void *p);

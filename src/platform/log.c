@@ -123,7 +123,7 @@ log_begin(struct log_line *l, int level, const char *fmt, ...)
 		log_value(l, text, strlen(text), false);
 }
 
-/* The length of the UTF-8 sequence at s, or 0 when there is none. */
+/* Returns the length of the UTF-8 sequence at s, or 0 if it is not valid. */
 static size_t
 log_utf8(const unsigned char *s, size_t len)
 {
@@ -144,7 +144,7 @@ log_utf8(const unsigned char *s, size_t len)
 	return n;
 }
 
-/* Whether this whole UTF-8 character can stand in a line as it is. */
+/* Returns true if this UTF-8 character needs no escape in a line. */
 static bool
 log_shown(const unsigned char *s, size_t len)
 {
@@ -202,8 +202,8 @@ log_escape_into(const char *value, size_t cap, bool cut, char *out, size_t size)
 	return out;
 }
 
-/* Text values are quoted when a reader (or fail2ban) could mistake their
- * end. */
+/* Returns true if a reader (or fail2ban) could mistake the end of the value, so
+ * that it needs quotes. */
 static bool
 log_quoted(const char *value, size_t len)
 {
@@ -211,15 +211,15 @@ log_quoted(const char *value, size_t len)
 	    memchr(value, '"', len) != NULL || memchr(value, '=', len) != NULL;
 }
 
-/* Escaped text into the line. JSON wants its backslashes doubled; in a text
- * line no field may end itself early with a quote. */
+/* Writes escaped text to the line. JSON needs its backslashes doubled. In a
+ * text line a quote must not end a field early. */
 static void
 log_value(struct log_line *l, const char *value, size_t len, bool field)
 {
 	char text[LOG_FIELD_MAX * 4 + 8];
 	size_t max = len < LOG_FIELD_MAX ? len : LOG_FIELD_MAX;
 
-	/* Messages are ours and may be longer than a field. */
+	/* Messages come from the source and may be longer than a field. */
 	do {
 		const char *p = log_escape(value, max, text, sizeof(text));
 

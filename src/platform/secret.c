@@ -1,4 +1,4 @@
-/* secret.c: memory that is wiped before it is given back. */
+/* secret.c: memory that is wiped before it is freed. */
 
 #include "platform/secret.h"
 
@@ -12,7 +12,7 @@ bool
 secret_reserve(struct secret *s, size_t len)
 {
 	secret_clear(s);
-	/* One more, so that an empty secret is not NULL. */
+	/* One octet more, so that an empty secret is not NULL. */
 	s->data = malloc(len + 1);
 	if (s->data == NULL)
 		return false;
