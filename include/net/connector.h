@@ -1,6 +1,7 @@
-/* connector.h: from a destination to a connected socket: resolve, then try its
- * addresses as RFC 8305 does: families in turn, the next one 250 ms after the
- * last or as soon as that failed, the first to connect wins. */
+/* connector.h: connects to a destination. Resolves its name and tries its
+ * addresses as RFC 8305 describes: families in turn, the next address 250 ms
+ * after the last one or as soon as that has failed. The first connection
+ * wins. */
 
 #ifndef NET_CONNECTOR_H
 #define NET_CONNECTOR_H
@@ -18,17 +19,17 @@ struct resolver;
 enum connector_status {
 	CONNECTOR_OK,
 	CONNECTOR_RESOLVE, /* the name does not resolve */
-	CONNECTOR_REFUSED, /* no address answered well */
-	CONNECTOR_LOOP, /* it is one of our own listeners */
-	CONNECTOR_LOCAL /* our own fault: descriptors, memory, source address */
+	CONNECTOR_REFUSED, /* could not connect to any address */
+	CONNECTOR_LOOP, /* the address is one of our own listeners */
+	CONNECTOR_LOCAL /* lack of descriptors, memory or source addresses */
 };
 
-/* OK: fd is connected, non-blocking, and the callee's; peer is its address.
- * Otherwise fd is -1 and reason says why in a few words. */
+/* If OK, fd is connected and non-blocking and belongs to the callee, and peer
+ * is its address. Otherwise fd is -1, and reason says why in a few words. */
 typedef void connector_done(void *arg, enum connector_status status, int fd,
     const struct addr *peer, const char *reason);
 
-/* Which of a destination's source_ips is next. Each family counts for itself:
+/* The next of a destination's source_ips. Each family has its own turn, because
  * a connection may need an address of both. */
 struct connector_turns {
 	unsigned ipv4, ipv6;
@@ -40,18 +41,19 @@ struct connector_spec {
 	const struct config *cfg; /* its listeners are "ourselves" */
 	const struct config_destination *dest;
 	uint16_t port;
-	struct addr after; /* begin behind this one; none: at the first */
+	struct addr after; /* begin after this one; empty: at the first */
 	struct connector_turns *turns; /* the caller's */
 	connector_done *done;
 	void *arg;
 };
 
-/* done is called exactly once, from the loop, unless cancelled; the handle is
- * gone then. There is no timeout here: the caller has one. NULL: no memory. */
+/* Starts to connect. Calls done exactly once, from the loop, unless cancelled;
+ * the handle is then invalid. Has no timeout; the caller has one. Returns NULL
+ * if memory is short. */
 struct connector *connector_start(const struct connector_spec *spec);
 void connector_cancel(struct connector **c);
 
-/* Options that both legs want: no Nagle, keep-alive, tcp_user_timeout. */
+/* Sets the options of both legs: no Nagle, keep-alive, tcp_user_timeout. */
 void connector_tune(int fd, const struct config *cfg);
 
 #endif

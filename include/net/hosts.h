@@ -1,4 +1,4 @@
-/* hosts.h: what hosts(5) knows of a name. */
+/* hosts.h: looks up names in hosts(5). */
 
 #ifndef NET_HOSTS_H
 #define NET_HOSTS_H
@@ -7,8 +7,9 @@
 
 #include "platform/addr.h"
 
-/* How many addresses (port 0, in the file's order, at most max) it has; the
- * others in out are left alone. Reads the file. "localhost" is there always. */
+/* Reads the file and returns the number of name's addresses (port 0, in the
+ * file's order, at most max). Leaves the rest of out unchanged. "localhost"
+ * always has addresses. */
 size_t hosts_find(const char *path, const char *name, struct addr *out,
     size_t max);
 

@@ -1,7 +1,7 @@
-/* mailbox.h: how one thread asks another to do something.
+/* mailbox.h: messages from one thread to another.
  *
  * A mailbox belongs to the thread that runs its event base; that thread calls
- * whatever the others post, in order. */
+ * the items that the others post, in order. */
 
 #ifndef NET_MAILBOX_H
 #define NET_MAILBOX_H
@@ -15,14 +15,14 @@ struct mailbox_item {
 	void *arg;
 };
 
-/* NULL: no memory or no descriptor. */
+/* Returns NULL if memory or descriptors are short. */
 struct mailbox *mailbox_new(struct event_base *base);
 
-/* What is still in it is called first. Nobody may post any more. */
+/* Calls the remaining items first. Nobody may post afterwards. */
 void mailbox_free(struct mailbox **mb);
 
-/* From any thread: item->fn(item->arg) will be called on the mailbox's thread.
- * The item lives in its poster's structure, so that this cannot fail; fn may
+/* Makes the mailbox's thread call item->fn(item->arg). Any thread may call
+ * this. The item lies in its sender's structure, so this cannot fail; fn may
  * free it. */
 void mailbox_post(struct mailbox *mb, struct mailbox_item *item);
 

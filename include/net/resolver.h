@@ -1,4 +1,4 @@
-/* resolver.h: host names to addresses, one worker's.
+/* resolver.h: resolves host names for one worker.
  *
  * c-ares with a small memory in front: an answer serves for 30 s, or for its
  * TTL if that is shorter, and for an hour while the name servers fail or are
@@ -19,26 +19,26 @@ struct resolver_query;
 
 #define RESOLVER_ADDRS_MAX 128 /* of one name; further ones are not used */
 
-/* addrs: port 0, in the name server's order. n 0: reason says why. */
+/* addrs have port 0 and the name server's order. If n is 0, reason says why. */
 typedef void resolver_done(void *arg, const struct addr *addrs, size_t n,
     const char *reason);
 
-/* Asks the name servers in resolv_conf, once hosts(5) has no address; of both
- * files the newest version. The paths are the caller's for as long. NULL: no
- * memory. */
+/* Makes a resolver that looks into hosts(5) and then asks the name servers in
+ * resolv_conf. Reads both files again when they change. The caller keeps the
+ * paths for the resolver's life. Returns NULL if memory is short. */
 struct resolver *resolver_new(struct event_base *base, const char *resolv_conf,
     const char *hosts);
 /* Without queries under way. Not from a callback. */
 void resolver_free(struct resolver **r);
 
-/* Calls done exactly once unless cancelled, possibly before it returns; then,
- * or for want of memory (reason), it returns NULL. */
+/* Resolves a name. Calls done exactly once unless cancelled. Returns NULL if
+ * done was called before the return, also if memory is short (reason). */
 struct resolver_query *resolver_lookup(struct resolver *r, const char *name,
     resolver_done *done, void *arg);
-/* Clears *q; NULL is fine. */
+/* Cancels and clears *q; NULL is allowed. */
 void resolver_cancel(struct resolver_query **q);
 
-/* For tests: all that is known seems ms older than it is. */
+/* For tests: makes all answers ms older. */
 void resolver_age(struct resolver *r, uint64_t ms);
 
 #endif

@@ -14,21 +14,22 @@
 
 struct tls_identity_set;
 
-/* One worker's contexts: one per listener, for the versions differ. */
+/* One worker's contexts, one per listener, because the versions differ. */
 struct tls_server;
 
 struct tls_server *tls_server_new(const struct config *cfg,
     const struct tls_identity_set *ids, struct err *err);
-/* Connections may outlive it and ids; one whose handshake has not begun then
- * gets the default certificate. On the thread of those connections. */
+/* Frees it; call on the thread of its connections. Connections may outlive it
+ * and ids; one whose handshake has not begun then gets the default
+ * certificate. */
 void tls_server_free(struct tls_server **ts);
 
-/* A connection's SSL for that listener (index). The caller's; NULL: no memory.
- */
+/* Returns a connection's SSL for that listener (index). The caller frees it.
+ * Returns NULL if memory is short. */
 SSL *tls_server_ssl(struct tls_server *ts, size_t listener);
 
-/* The server name that the client sent, if it is a host name; else "". Valid as
- * long as ssl. */
+/* Returns the server name that the client sent if it is a host name, otherwise
+ * "". Valid as long as ssl. */
 const char *tls_server_sni(SSL *ssl);
 
 /* Says why ssl's handshake failed; code: OpenSSL's, 0: the connection was
@@ -36,9 +37,10 @@ const char *tls_server_sni(SSL *ssl);
  */
 void tls_server_failed(const SSL *ssl, unsigned long code, struct err *err);
 
-/* Session ticket keys: one set for the process, so that a client resumes on
- * every worker and across reloads. New keys once a day, the last ones kept for
- * reading. init: before any context; tick: now and then, with clock_ms(). */
+/* Session ticket keys. The process has one set, so that a client can resume on
+ * every worker and across reloads. The keys change once a day; the last ones
+ * are kept for reading. Call init before any context is made, and tick now and
+ * then with clock_ms(). */
 void tls_tickets_init(void);
 void tls_tickets_tick(uint64_t now);
 

@@ -20,17 +20,17 @@
 struct connector_attempt {
 	struct connector *owner;
 	struct addr addr;
-	int fd; /* -1: not started, or over */
+	int fd; /* -1: not started, or ended */
 	struct event *ev;
 };
 
 struct connector {
 	struct connector_spec spec;
-	struct resolver_query *lookup; /* NULL: none under way */
+	struct resolver_query *lookup; /* NULL: none in flight */
 	struct event *timer; /* next attempt, or the end */
 	struct connector_attempt attempt[CONNECTOR_ADDRS_MAX];
 	size_t n_attempts, n_started, n_open;
-	enum connector_status status; /* of the failure that says most */
+	enum connector_status status; /* of the most telling failure */
 	char reason[160];
 };
 
@@ -126,7 +126,8 @@ connector_resolved(void *arg, const struct addr *addrs, size_t n,
 	connector_after(c, 0);
 }
 
-/* Families in turn, in the resolver's order otherwise (RFC 8305 §4). */
+/* Sorts addresses: families in turn, otherwise the resolver's order (RFC 8305
+ * §4). */
 static void
 connector_sort(struct connector *c, const struct addr *addrs, size_t n)
 {
@@ -153,8 +154,8 @@ connector_sort(struct connector *c, const struct addr *addrs, size_t n)
 	}
 }
 
-/* A second try is no use at a server that accepts and then fails: its address
- * comes last, and those behind it first. */
+/* A server that accepts and then fails would fail again, so its address comes
+ * last and the addresses after it come first. */
 static void
 connector_rotate(struct connector *c)
 {
@@ -176,7 +177,7 @@ connector_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	connector_next(arg);
 }
 
-/* Starts the next address; when none is left and none is open, that is all. */
+/* Starts the next address. Ends if none is left and none is open. */
 static void
 connector_next(struct connector *c)
 {
@@ -238,7 +239,8 @@ connector_try(struct connector *c, struct connector_attempt *a)
 	return true;
 }
 
-/* The next source address of the family. None given: the kernel chooses. */
+/* Sets the next source address of the family. Without source_ips the kernel
+ * chooses. */
 static bool
 connector_bind(struct connector *c, struct connector_attempt *a)
 {
@@ -281,13 +283,13 @@ connector_ready_cb(evutil_socket_t fd, short what UNUSED, void *arg)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1)
 		error = errno;
-	/* Who refuses says ECONNREFUSED. A reset comes from one that has
-	 * accepted, and is about this client, perhaps: the leg finds it
-	 * closed. */
+	/* A refusal is ECONNREFUSED. A reset comes from a server that has
+	 * accepted, and may concern only this client; the leg then finds the
+	 * connection closed. */
 	if (error == 0 || error == ECONNRESET) {
 		struct addr peer = a->addr;
 
-		a->fd = -1; /* the callee's from now on */
+		a->fd = -1; /* now owned by the callee */
 		c->n_open--;
 		connector_end(c, fd, &peer);
 		return;
@@ -313,9 +315,9 @@ connector_attempt_over(struct connector_attempt *a)
 	a->fd = -1;
 }
 
-/* Of several addresses the one that says most about the backend is reported:
- * an address of a family that this host has not must not hide that the other
- * one refuses. */
+/* Of several failures the one that says most about the backend is reported. An
+ * address of a family that this host lacks must not hide that the other address
+ * refuses. */
 static void
 connector_failed(struct connector *c, enum connector_status status,
     const struct addr *addr, const char *why)
@@ -382,9 +384,9 @@ connector_is_ours(const struct config *cfg, const struct addr *a)
 	return false;
 }
 
-/* Not by bind(): with net.ipv4.ip_nonlocal_bind, as keepalived wants it, a
- * socket can be bound to any address. Nor by netlink, which the service's
- * sandbox lacks. Nothing is sent. */
+/* Returns true if the address is this host's. bind() cannot tell: with
+ * net.ipv4.ip_nonlocal_bind, which keepalived needs, any address can be bound.
+ * The service's sandbox has no netlink. Nothing is sent. */
 static bool
 connector_is_local(const struct addr *a)
 {
@@ -404,7 +406,7 @@ connector_is_local(const struct addr *a)
 	return local;
 }
 
-/* RFC 6724: what goes to an address of this host comes from that address. */
+/* RFC 6724: a packet to an address of this host comes from that address. */
 static bool
 connector_is_own_source(int fd, const struct addr *a)
 {

@@ -1,7 +1,7 @@
-/* hosts.c: what hosts(5) knows of a name.
+/* hosts.c: looks up names in hosts(5).
  *
- * Read at each question, as getaddrinfo(3) does: what has been changed is seen,
- * and the file is small. */
+ * Reads the file at each lookup, as getaddrinfo(3) does, so that a change takes
+ * effect at once; the file is small. */
 
 #include "net/hosts.h"
 
@@ -34,7 +34,7 @@ hosts_find(const char *path, const char *name, struct addr *out, size_t max)
 	return n;
 }
 
-/* "ADDRESS NAME [ALIAS...] [# ...]" */
+/* Parses "ADDRESS NAME [ALIAS...] [# ...]". */
 static bool
 hosts_line_has(char *line, const char *name, struct addr *out)
 {

@@ -67,7 +67,7 @@ mailbox_post(struct mailbox *mb, struct mailbox_item *item)
 	*mb->last = item;
 	mb->last = &item->next;
 	pthread_mutex_unlock(&mb->lock);
-	/* It can only fail by being full, and then it is readable anyway. */
+	/* Fails only if the eventfd is full; it is then readable anyway. */
 	if (write(mb->fd, &one, sizeof(one)) == -1)
 		return;
 }

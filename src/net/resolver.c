@@ -1,7 +1,7 @@
-/* resolver.c: host names to addresses.
+/* resolver.c: resolves host names.
  *
- * A name is remembered for as long as the process lives: names come from the
- * configuration, so there are few.
+ * Names are kept for the life of the process. They come from the configuration,
+ * so there are few.
  *
  * It takes seconds to give silent name servers up. So old addresses are waited
  * for a second only, and not at all once the name is known to fail: it is then
@@ -64,11 +64,11 @@ struct resolver_name {
 	struct resolver *resolver;
 	struct resolver_query *queries;
 	struct event *patience;
-	struct event *delay; /* one family is there, the other one late */
+	struct event *delay; /* one family has answered, the other is late */
 	struct resolver_half four, six;
-	unsigned told; /* how often queries were told */
+	unsigned told; /* how often queries got an answer */
 	bool asking;
-	bool failing; /* the last addresses have to do */
+	bool failing; /* only the last addresses serve */
 	struct addr addr[RESOLVER_ADDRS_MAX];
 	size_t n;
 	int64_t when; /* the answer came; clock_ms(), or before it began */
@@ -267,12 +267,12 @@ resolver_lookup(struct resolver *r, const char *name, resolver_done *done,
 	DL_APPEND(n->queries, q);
 	if (!n->asking)
 		resolver_ask(n);
-	/* Told from the hosts file already: q is gone. */
+	/* The hosts file had the answer, and q is freed. */
 	return n->told == told ? q : NULL;
 }
 
-/* Whether its addresses serve at once. Those of a name that fails do; it is
- * asked now and then nonetheless. */
+/* Returns true if its addresses serve at once. This includes the addresses of a
+ * name that fails; it is still asked now and then. */
 static bool
 resolver_knows(struct resolver_name *n)
 {
@@ -334,7 +334,7 @@ resolver_ask_hosts(struct resolver_name *n)
 	return true;
 }
 
-/* One that is still under way from the last time will do. */
+/* Asks, unless a question is still in flight. */
 static void
 resolver_half_ask(struct resolver_half *h)
 {
@@ -374,7 +374,7 @@ resolver_answer_done(void *arg, const struct dns_answer *answer)
 
 	resolver_half_take(h, answer);
 	if (!n->asking) {
-		/* The other family was told without it. */
+		/* Queries got the other family without this one. */
 		if (h->n > 0)
 			resolver_take(n);
 	} else if (other->question == NULL) {
@@ -398,7 +398,7 @@ resolver_half_take(struct resolver_half *h, const struct dns_answer *answer)
 		memcpy(h->addr, answer->addr, h->n * sizeof(h->addr[0]));
 }
 
-/* Both families are there, or one has to do. */
+/* Both families have answered, or one must suffice. */
 static void
 resolver_answered(struct resolver_name *n)
 {

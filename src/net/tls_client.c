@@ -1,12 +1,12 @@
 /* tls_client.c: TLS towards backends.
  *
- * Sessions are kept as objects on a small stack, newest on top, and popped for
- * one use (TLS 1.3: RFC 8446 §C.4). A TLS 1.2 session is pushed back once it
- * has served, so that one that makes the backend hang up or fall silent is
+ * Sessions are kept on a small stack, newest on top, and popped for one use
+ * (TLS 1.3: RFC 8446 §C.4). A TLS 1.2 session is pushed back when it has
+ * served, so that a session that makes the backend hang up or fall silent is
  * never offered twice. All of them come from handshakes that passed this
- * destination's own verification, and go with the runtime when anything is
- * configured anew. A resumption verifies nothing: a session lives no longer
- * than the chain that was verified for it. */
+ * destination's own verification, and they are freed with the runtime after a
+ * change of the configuration. A resumption verifies nothing, so a session
+ * lives no longer than the chain that was verified for it. */
 
 #include "net/tls_client.h"
 
@@ -192,8 +192,8 @@ tls_client_free(struct tls_client **tcp)
 	*tcp = NULL;
 	if (tc == NULL)
 		return;
-	/* Relayed connections keep the context: their callbacks find NULL. No
-	 * handshake needs its trust store again, which is large. */
+	/* Relayed connections keep the context, so their callbacks must find
+	 * NULL. The trust store is large, and no handshake needs it again. */
 	if (tc->ctx != NULL && tls_client_index != -1) {
 		SSL_CTX_set_ex_data(tc->ctx, tls_client_index, NULL);
 		SSL_CTX_set_cert_store(tc->ctx, NULL);
@@ -210,7 +210,8 @@ tls_client_of(const SSL *ssl)
 	return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), tls_client_index);
 }
 
-/* In place of the chain: the pin decides alone; without one, anything goes. */
+/* Replaces the verification of the chain: only the pin decides; without a pin
+ * every certificate is accepted. */
 static int
 tls_client_verify_cb(X509_STORE_CTX *store, void *arg UNUSED)
 {
@@ -240,8 +241,8 @@ tls_client_pin_matches(const struct tls_client *tc, X509 *leaf)
 	    memcmp(digest, tc->dest->tls_pin, len) == 0;
 }
 
-/* A session or a ticket has come. A ticket of a resumed connection is a copy
- * that has the end of the first one's chain. */
+/* Called for a new session or ticket. A ticket of a resumed connection is a
+ * copy, with the expiry date of the first one's chain. */
 static int
 tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session)
 {
@@ -261,7 +262,7 @@ tls_client_new_session_cb(SSL *ssl, SSL_SESSION *session)
 	return 1; /* ours now */
 }
 
-/* Takes the reference. The oldest makes room. */
+/* Takes the reference. Drops the oldest if the stack is full. */
 static void
 tls_client_keep(struct tls_client *tc, SSL_SESSION *session)
 {
@@ -281,7 +282,7 @@ tls_client_forget(struct tls_client *tc)
 		SSL_SESSION_free(tc->session[--tc->n_sessions]);
 }
 
-/* When the first certificate of the verified chain expires. */
+/* Returns when the first certificate of the verified chain expires. */
 static time_t
 tls_client_chain_ends(const SSL *ssl)
 {
@@ -337,7 +338,8 @@ tls_client_alive(const SSL_SESSION *session, time_t now)
 	    (ends == 0 || now < ends);
 }
 
-/* The newest session that still lives, as the caller's reference. */
+/* Returns the newest session that has not expired; the caller owns the
+ * reference. */
 static SSL_SESSION *
 tls_client_session(struct tls_client *tc)
 {
@@ -353,7 +355,8 @@ tls_client_session(struct tls_client *tc)
 	return NULL;
 }
 
-/* What the certificate must be for, and SNI: only names are sent. */
+/* Sets the name or address for the verification, and SNI, which is only sent
+ * for names. */
 static bool
 tls_client_name(const struct tls_client *tc, SSL *ssl)
 {

@@ -1,4 +1,4 @@
-/* tls_common.c: what both sides of TLS share. */
+/* tls_common.c: the common part of both sides of TLS. */
 
 #include "tls_common.h"
 
@@ -24,8 +24,8 @@ tls_common_options(SSL_CTX *ctx)
 	SSL_CTX_set_mode(ctx,
 	    SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 		SSL_MODE_ENABLE_PARTIAL_WRITE);
-	/* With it SSL_read() stays inside for as long as a peer sends records
-	 * without data, KeyUpdates for example: no timer runs meanwhile. */
+	/* With this mode SSL_read() does not return while a peer sends records
+	 * without data, such as KeyUpdates, and no timer runs. */
 	SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
 }
 

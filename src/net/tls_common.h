@@ -1,4 +1,4 @@
-/* tls_common.h: what both sides of TLS share. */
+/* tls_common.h: the common part of both sides of TLS. */
 
 #ifndef NET_TLS_COMMON_H
 #define NET_TLS_COMMON_H
@@ -13,17 +13,18 @@
 /* "\x04pop3": RFC 7301's list of one. */
 extern const unsigned char tls_alpn[5];
 
-/* Modes and options that every context has. */
+/* Sets the modes and options of every context. */
 void tls_common_options(SSL_CTX *ctx);
 
-/* OpenSSL's number for a version. */
+/* Returns OpenSSL's number for a version. */
 int tls_common_version(enum tls_version v);
 
-/* Makes OpenSSL look at the certificate's extensions now: otherwise the first
- * thread that needs them writes them into it, while others may read it. */
+/* Makes OpenSSL parse the certificate's extensions now. Otherwise the first
+ * thread that needs them would write them while other threads read. */
 void tls_common_settle(X509 *cert);
 
-/* A PEM file's leaf, chain (may be empty) and key. 0, or -1 with err. */
+/* Reads a PEM file's leaf, chain (may be empty) and key. Returns 0, or -1 with
+ * err. */
 int tls_common_load_cert(const char *path, X509 **leaf_out,
     STACK_OF(X509) * *chain_out, struct err *err) MUST_CHECK;
 int tls_common_load_key(const char *path, EVP_PKEY **key_out,

@@ -1,8 +1,8 @@
-/* tls_identity.c: the certificates that clients are shown.
+/* tls_identity.c: the certificates for clients.
  *
  * An identity may have several pairs of certificate and key, one per type of
- * key: a client that knows ECDSA gets that, an older one RSA. All names of all
- * identities are in one hash, for a stranger's handshake asks it. */
+ * key: a client that knows ECDSA gets that, an older one gets RSA. All names of
+ * all identities are in one hash, because any stranger can trigger a lookup. */
 
 #include "net/tls_identity.h"
 
@@ -129,7 +129,7 @@ tls_identities_needed(const struct config *cfg)
 	return false;
 }
 
-/* Of two identities with the same name the first one has it. */
+/* If two identities have the same name, the first one gets it. */
 static bool
 tls_identities_index(struct tls_identity_set *ids)
 {
@@ -261,7 +261,7 @@ tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
 	bool ok = true;
 
 	id->is_default = c->is_default;
-	if (c->n_pair == 0) /* told when the file was read */
+	if (c->n_pair == 0) /* reported when the file was read */
 		return false;
 	id->pair = calloc(c->n_pair, sizeof(*id->pair));
 	for (size_t j = 0; id->pair != NULL && j < c->n_pair; j++) {
@@ -297,7 +297,8 @@ tls_identity_clear(struct tls_identity *id)
 	free(id->name);
 }
 
-/* Whether no pair before the n-th has its type of key: OpenSSL keeps one. */
+/* Returns true if no pair before the n-th has its type of key; OpenSSL keeps
+ * one per type. */
 static bool
 tls_identity_other_type(const struct tls_identity *id, size_t n)
 {
@@ -321,7 +322,7 @@ tls_identity_use(const struct tls_identity *id, SSL_CTX *ctx)
 bool
 tls_identity_use_once(const struct tls_identity *id, SSL *ssl)
 {
-	/* The context's own would be chosen for its type of key. */
+	/* OpenSSL would choose the context's own pair for its type of key. */
 	SSL_certs_clear(ssl);
 	for (size_t i = 0; i < id->n_pairs; i++)
 		if (SSL_use_cert_and_key(ssl, id->pair[i].cert, id->pair[i].key,
@@ -330,7 +331,7 @@ tls_identity_use_once(const struct tls_identity *id, SSL *ssl)
 	return true;
 }
 
-/* The configuration's subjects, else the first certificate's SANs, else its
+/* Uses the configuration's subjects, or the first certificate's SANs, or its
  * CN. */
 static bool
 tls_identity_names(struct tls_identity *id, const struct config_certificate *c)
@@ -485,7 +486,7 @@ tls_pair_dates(const struct config *cfg, const char *key, const X509 *cert,
 		    "the certificate is not valid yet");
 }
 
-/* Where the file has it: "tls.certificate.NAME.cert" or "...cert[1]". */
+/* Writes its path in the file: "tls.certificate.NAME.cert" or "...cert[1]". */
 static void
 tls_pair_key(const struct config_certificate *c, const char *which, size_t i,
     char *out, size_t size)

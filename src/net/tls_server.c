@@ -1,7 +1,7 @@
 /* tls_server.c: TLS towards clients.
  *
- * Every listener has one context, which knows all certificates; the client
- * hello callback picks one by SNI before anything else is decided. */
+ * Every listener has one context, which knows all certificates. The client
+ * hello callback selects one by SNI before anything else is decided. */
 
 #include "net/tls_server.h"
 
@@ -31,7 +31,7 @@ struct tls_server {
 	size_t n;
 };
 
-/* Which versions and suites a listener lets in. */
+/* The versions and suites that a listener accepts. */
 struct tls_policy {
 	int min_version;
 	char suites[4096]; /* up to TLS 1.2 */
@@ -110,7 +110,8 @@ tls_server_free(struct tls_server **tsp)
 	if (ts == NULL)
 		return;
 	for (size_t i = 0; i < ts->n; i++) {
-		/* Connections keep the context: none may come back here. */
+		/* Connections keep the context, so clear its pointer to
+		 * this. */
 		if (ts->ctx[i] != NULL)
 			SSL_CTX_set_client_hello_cb(ts->ctx[i], NULL, NULL);
 		SSL_CTX_free(ts->ctx[i]);
@@ -196,8 +197,8 @@ tls_policy_apply(const struct tls_policy *p, SSL_CTX *ctx)
 	if (SSL_CTX_set_min_proto_version(ctx, p->min_version) != 1 ||
 	    !tls_policy_dh(ctx))
 		return false;
-	/* No suite left for 1.2 leaves 1.3, and the other way round; that one
-	 * of them is left, the configuration has made sure. */
+	/* Without a suite for 1.2 only 1.3 remains, and vice versa. The
+	 * configuration was checked: at least one of them remains. */
 	if (SSL_CTX_set_cipher_list(ctx, p->suites) != 1) {
 		ERR_clear_error();
 		SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
@@ -230,8 +231,9 @@ tls_policy_dh(SSL_CTX *ctx)
 	return ok;
 }
 
-/* Listeners share ticket keys, and OpenSSL does not ask again whether a resumed
- * session's suite is let in: a session is good where the policy is the same. */
+/* Listeners share ticket keys, and OpenSSL does not check the suite of a
+ * resumed session again. So a session is valid only where the policy is the
+ * same. */
 static bool
 tls_policy_session_context(const struct tls_policy *p, SSL_CTX *ctx)
 {
@@ -253,8 +255,8 @@ tls_server_ssl(struct tls_server *ts, size_t listener)
 	return ssl;
 }
 
-/* Certificate by name. Names are looked at here, once, with their length and
- * characters checked; nothing is kept of one that is no host name. */
+/* Selects the certificate by name. Checks length and characters of the name
+ * once, here; ignores a name that is not a host name. */
 static int
 tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
 {
@@ -294,8 +296,8 @@ tls_server_hello_cb(SSL *ssl, int *alert, void *arg)
 	return SSL_CLIENT_HELLO_SUCCESS;
 }
 
-/* The certificate is chosen already. That the name is acknowledged makes OpenSSL
- * keep it in the session, where TLS 1.2 has it from when it resumes. */
+/* The certificate is already selected. OpenSSL keeps an acknowledged name in
+ * the session, and TLS 1.2 takes it from there when it resumes. */
 static int
 tls_server_name_cb(SSL *ssl UNUSED, int *alert UNUSED, void *arg UNUSED)
 {
@@ -312,8 +314,8 @@ tls_server_sni(SSL *ssl)
 	return name;
 }
 
-/* pop3 or nothing: a client that was made to speak to us for another protocol
- * is told so and leaves (ALPACA). */
+/* Accepts only pop3: a client that an attacker redirected here from another
+ * protocol gets an alert (ALPACA). */
 static int
 tls_server_alpn_cb(SSL *ssl UNUSED, const unsigned char **out,
     unsigned char *out_len, const unsigned char *in, unsigned int in_len,
@@ -395,8 +397,8 @@ tls_ticket_cb(SSL *ssl, unsigned char *name, unsigned char *iv,
 		return -1;
 	if (encrypt)
 		return 1;
-	/* 2: good, and a fresh ticket: always in TLS 1.3, where each serves
-	 * once, and for the old key's. */
+	/* 2: valid, with a new ticket. Always in TLS 1.3, where a ticket serves
+	 * once, and for tickets of the old key. */
 	return SSL_version(ssl) >= TLS1_3_VERSION || which == 1 ? 2 : 1;
 }
 
