@@ -1,6 +1,6 @@
-/* file.h: the mapping file: "IDENTIFIER<white space>DESTINATION" a line,
- * "#" comments, blank lines. Loaded whole; immutable afterwards, shared by all
- * workers, part of the runtime. */
+/* file.h: the mapping file. Each line is "IDENTIFIER<white space>DESTINATION",
+ * a "#" comment, or blank. The table is loaded whole and then immutable; it is
+ * part of the runtime, and all workers share it. */
 
 #ifndef STORE_FILE_H
 #define STORE_FILE_H
@@ -26,7 +26,7 @@ struct store_table *store_table_load(const struct config *cfg,
 void store_table_free(struct store_table **table);
 size_t store_table_count(const struct store_table *table);
 
-/* The destination's index in cfg, or -1. */
+/* Returns the destination's index in cfg, or -1. */
 int store_table_find(const struct store_table *table, const char *key);
 
 /* Makes key lead to destination in the file at path, or nowhere (NULL). The

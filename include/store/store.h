@@ -1,8 +1,8 @@
-/* store.h: where routes come from: one small table of functions per kind.
+/* store.h: the stores of routes: one small table of functions per kind.
  *
- * A store answers one key at a time: a whole identifier, or "@domain"; which
- * keys are asked, in which order, and what is remembered is route.c's. A store
- * object belongs to one worker; calls and answers stay on its thread, and no
+ * A store answers one key at a time: a whole identifier, or "@domain". route.c
+ * decides which keys are asked in which order, and what is cached. A store
+ * object belongs to one worker: calls and answers stay on its thread, and no
  * call blocks. */
 
 #ifndef STORE_STORE_H
@@ -23,12 +23,12 @@ struct store_table;
 
 enum store_result {
 	STORE_FOUND, /* or: written */
-	STORE_UNKNOWN, /* the store is well and does not have the key */
-	STORE_FAILED /* it could not say, or could not write */
+	STORE_UNKNOWN, /* the store works and does not have the key */
+	STORE_FAILED /* the store could not answer or write */
 };
 
-/* FOUND: text is the destination's name (of a read). FAILED: text says why, in
- * a few words that may hold what the store said. Valid during the call. */
+/* text is valid during the call. If FOUND (of a read), it is the destination's
+ * name. If FAILED, it says why in a few words, which may quote the store. */
 typedef void store_done(void *arg, enum store_result result, const char *text);
 
 enum store_verb { STORE_GET, STORE_SET, STORE_DELETE };
@@ -79,13 +79,13 @@ struct store_kind {
 	struct store *(*open)(const struct store_spec *spec, struct err *err);
 	void (*close)(struct store *st);
 	/* Calls done exactly once, now or later, unless cancelled. The handle
-	 * is valid until then; NULL: done has been called already. A store that
-	 * cannot be written to says so by FAILED. */
+	 * is valid until then. Returns NULL if done has been called already. A
+	 * store that cannot be written answers FAILED. */
 	struct store_call *(*call)(struct store *st,
 	    const struct store_request *rq);
-	/* Also means: it took too long. */
+	/* Cancels a call, also one that took too long. */
 	void (*cancel)(struct store_call *call);
-	/* NULL: it has no such thing. From the loop on, until close(). */
+	/* Reports changes from the loop, until close(). NULL: it cannot. */
 	void (*watch)(struct store *st, store_changed *changed, void *arg);
 };
 
@@ -96,7 +96,8 @@ extern const struct store_kind store_mysql;
 extern const struct store_kind store_sqlite;
 extern const struct store_kind store_http;
 
-/* The kind that a configuration asks for; NULL: not built in. */
+/* Returns the kind that the configuration names, or NULL if it is not built
+ * in. */
 const struct store_kind *store_kind_find(const struct config_mapping *mapping);
 
 /* Reports what is wrong with the store that cfg asks for. */
@@ -108,11 +109,11 @@ void store_check(const struct config *cfg, struct config_problems *problems);
 void store_describe(const struct config *cfg, const struct store_table *table,
     char *buf, size_t size);
 
-/* Calls done with FAILED and text; always NULL, so that "return
- * store_fail(...)" reads well in a call(). */
+/* Calls done with FAILED and text. Always returns NULL, for "return
+ * store_fail(...)" in a call(). */
 struct store_call *store_fail(const struct store_request *rq, const char *text);
 
-/* A name or an address that does not leave this host. */
+/* Returns true for a name or an address of this host. */
 bool store_is_loopback(const char *host);
 
 /* For a check(): warns that the server at the key's URL need not prove who it

@@ -1,9 +1,9 @@
 /* blocking.c: see blocking.h.
  *
- * To close a connection is to set ended and to shut its socket down, so that
- * the thread's read returns at once. A name that is being resolved, a connect
- * and a disk have no such socket: those threads end by the library's own
- * timeout, and count against max_threads until then. */
+ * Closing a connection sets ended and shuts its socket down, so that the
+ * thread's read returns at once. A thread that resolves a name, connects or
+ * waits for a disk has no such socket: it ends by the library's own timeout,
+ * and counts against max_threads until then. */
 
 #include "blocking.h"
 
@@ -173,7 +173,7 @@ blocking_event_cb(evutil_socket_t fd, short what UNUSED, void *arg)
 		store_conn_answer(&bc->c, a.result, a.text);
 }
 
-/* From here on the thread alone has it. */
+/* From here on the thread owns it alone. */
 void
 blocking_close(struct store_conn *c)
 {
@@ -220,12 +220,12 @@ blocking_post(struct blocking *b, const struct blocking_answer *a)
 	pthread_mutex_lock(&b->lock);
 	b->answer = *a;
 	pthread_mutex_unlock(&b->lock);
-	/* Cannot fail: it is read before it is written again. */
+	/* Cannot fail: the eventfd is read before it is written again. */
 	if (write(b->fd, &one, sizeof(one)) == -1)
 		abort();
 }
 
-/* False: nothing comes any more. */
+/* Returns false if no more requests come. */
 static bool
 blocking_wait(struct blocking *b, struct blocking_request *rq)
 {

@@ -1,10 +1,9 @@
 /* blocking.h: connections of a pool whose library blocks (libmariadb, SQLite).
  *
- * Each connection has a thread. The worker hands it one request at a time and
- * is told of the answer by an eventfd; it never waits for the thread. A
- * connection that is closed is left to its thread, which frees it when the
- * library has returned. The number of threads of a store is bounded, those
- * that are left alone included. */
+ * Each connection has a thread. The worker gives it one request at a time and
+ * gets the answer by an eventfd; it never waits for the thread. The thread
+ * frees a closed connection when the library has returned. The number of a
+ * store's threads is bounded, including those of closed connections. */
 
 #ifndef STORE_BLOCKING_H
 #define STORE_BLOCKING_H
@@ -19,8 +18,9 @@
 
 #define BLOCKING_TEXT_MAX 256 /* octets of a destination's name or a reason */
 
-/* What the threads of a store read; the first member of the kind's own. The
- * store and each thread hold it; the last one calls free(). */
+/* The settings that a store's threads read; the first member of the kind's own
+ * struct. The store and each thread have a reference; the last one calls
+ * free(). */
 struct blocking_settings {
 	atomic_uint refs;
 	atomic_uint threads;
@@ -34,14 +34,14 @@ struct blocking_request {
 	char destination[BLOCKING_TEXT_MAX + 1]; /* of a SET */
 };
 
-/* Of connect(): lost, or anything else, which is ready. */
+/* The result of connect() is lost, or ready (everything else). */
 struct blocking_answer {
-	bool lost; /* the connection is of no use any more; text says why */
+	bool lost; /* the connection is lost; text says why */
 	enum store_result result;
 	char text[BLOCKING_TEXT_MAX + 1];
 };
 
-/* One connection; the first member of the kind's own. */
+/* One connection; the first member of the kind's own struct. */
 struct blocking {
 	const struct blocking_kind *kind;
 	struct blocking_settings *settings;
@@ -49,7 +49,7 @@ struct blocking {
 	pthread_cond_t wake;
 	int fd; /* the eventfd: an answer is there */
 	int socket; /* the thread's, duplicated; -1: none */
-	atomic_bool ended; /* nobody waits for an answer any more */
+	atomic_bool ended; /* nobody waits for an answer */
 	bool asked;
 	struct blocking_request request;
 	struct blocking_answer answer;
@@ -83,11 +83,11 @@ bool blocking_open(struct store_conn *c, const struct blocking_kind *kind,
 void blocking_ask(struct store_conn *c, const struct store_call *call);
 void blocking_close(struct store_conn *c);
 
-/* On the thread: has the connection been closed? */
+/* On the thread: returns true if the connection has been closed. */
 bool blocking_is_over(struct blocking *b);
-/* On the thread: what it reads from fd ends when the connection is closed. */
+/* On the thread: makes reads from fd end when the connection is closed. */
 void blocking_uses_socket(struct blocking *b, int fd);
-/* Both put text into out, cut to its size. */
+/* Both write text to out, cut to its size. */
 void blocking_answer(struct blocking_answer *out, enum store_result result,
     const char *text);
 void blocking_lost(struct blocking_answer *out, const char *reason);

@@ -1,5 +1,6 @@
-/* channel.h: hearing of changes in a store, whatever carries the words:
- * tries again after pauses, and says what may have been missed meanwhile. */
+/* channel.h: the common part of the channels that report changes in a store:
+ * subscribes again after pauses, and reports that changes may have been
+ * missed. */
 
 #ifndef STORE_CHANNEL_H
 #define STORE_CHANNEL_H
@@ -19,7 +20,8 @@ struct store_channel {
 	void *arg;
 };
 
-/* again(fd, what, st): time for another attempt. False: no memory. */
+/* again(fd, what, st) is called when it is time for another attempt. Returns
+ * false if memory is short. */
 bool store_channel_init(struct store_channel *ch, const char *store,
     struct event_base *base, event_callback_fn again, struct store *st,
     store_changed *changed, void *arg);
@@ -31,7 +33,7 @@ void store_channel_up(struct store_channel *ch);
 /* Somebody has said this; "" is about everything. NULL: nobody knows what. */
 void store_channel_heard(struct store_channel *ch, const char *text,
     size_t len);
-/* It does not, and will try again. */
+/* The channel is lost and will try again. */
 void store_channel_lost(struct store_channel *ch, const char *reason);
 /* again() is called after so many ms. */
 void store_channel_after(struct store_channel *ch, uint64_t ms);

@@ -1,7 +1,7 @@
 /* file.c: the mapping file in memory.
  *
- * One allocation holds the file's text; the entries point into it. The table
- * is uthash over a keyed hash: identifiers come from strangers. */
+ * One allocation holds the file's text; the entries point into it. The table is
+ * uthash with a keyed hash, because strangers choose the identifiers. */
 
 #include "store/file.h"
 
@@ -237,8 +237,8 @@ store_table_free(struct store_table **tablep)
 	free(table);
 }
 
-/* The whole file with a NUL behind it; grows while it is read, for it may be
- * a pipe or may be written to. */
+/* Reads the whole file and adds a NUL. The buffer grows while it reads, because
+ * the file may be a pipe or may be written meanwhile. */
 static char *
 store_file_read(const char *path, size_t *len_out, struct err *err)
 {
@@ -318,7 +318,7 @@ store_file_problem(struct store_load *load, const char *what, const char *word,
 	    why != NULL ? ": " : "", why != NULL ? why : "");
 }
 
-/* Cuts one line into its two words in place. */
+/* Splits one line into its two words in place. */
 static void
 store_file_line(struct store_load *load, char *line, size_t len)
 {

@@ -1,8 +1,8 @@
 /* file_write.c: one change in the mapping file.
  *
  * lock -> read -> change -> temporary file beside it -> fsync -> rename ->
- * fsync of the directory. The lock is taken on the file itself, and a writer
- * that waited looks whether it is still the one that the name leads to. */
+ * fsync of the directory. The lock is on the file itself, so a writer that has
+ * waited for it checks that the name still leads to this file. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@ struct write_file {
 	const char *path; /* real */
 	int fd; /* the old file, locked */
 	struct stat st;
-	char *text; /* what it holds, in lines cut at their LF */
+	char *text; /* its content, split into lines at each LF */
 	char **line;
 	size_t n_lines, n_head; /* head: comments and blank lines on top */
 	char *temp; /* name of the new file; "" when there is none */
@@ -97,8 +97,8 @@ write_read(struct write_file *w, struct err *err)
 	size_t size = (size_t)w->st.st_size, len = 0;
 	ssize_t n = 1;
 
-	/* One more for a NUL; what is appended meanwhile without the lock is
-	 * somebody's mistake that cannot be repaired here. */
+	/* One octet more for a NUL. Text that another program appends without
+	 * the lock is lost; that cannot be repaired here. */
 	w->text = malloc(size + 1);
 	if (w->text == NULL)
 		return err_set(err, "out of memory");
@@ -118,7 +118,7 @@ static int
 write_split(struct write_file *w, size_t len, struct err *err)
 {
 	char *p, *end;
-	size_t n = 2; /* a last one without LF, and the new entry */
+	size_t n = 2; /* a last line without LF, and the new entry */
 
 	for (p = w->text;
 	     (p = memchr(p, '\n', len - (size_t)(p - w->text))) != NULL; p++)
@@ -181,8 +181,8 @@ write_is_folded(const char *line, const char *key, enum normalize normalize)
 	    strcmp(made, key) == 0;
 }
 
-/* Takes key's lines out, and blank ones below the head; puts entry in; sorts
- * comments among the entries by what they say, for lack of better. */
+/* Removes key's lines, and blank lines below the head; adds entry; sorts.
+ * Comments among the entries are sorted by their text. */
 static void
 write_change(struct write_file *w, const char *key, enum normalize normalize,
     char *entry)
@@ -261,7 +261,7 @@ write_fill(const struct write_file *w, int fd, struct err *err)
 	return ok ? 0 : -1;
 }
 
-/* So that the name, too, outlives a power failure. */
+/* Makes the new name survive a power failure. */
 static int
 write_sync_directory(const char *path, struct err *err)
 {

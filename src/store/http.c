@@ -1,9 +1,9 @@
 /* http.c: routes from a web service: a GET for each identifier.
  *
- * libcurl does HTTP, keeps connections alive, resolves names in a thread of
- * its own and verifies https; its sockets and its timer are events of ours. No
- * redirection and no proxy from the environment is followed: a route comes
- * from where the configuration says, or not at all. */
+ * libcurl does HTTP, keeps connections alive, resolves names in a thread of its
+ * own and verifies https; its sockets and its timer are events of this file. It
+ * follows no redirection and no proxy from the environment, so that routes come
+ * only from the configured service. */
 
 #include "store/store.h"
 
@@ -237,7 +237,8 @@ store_http_call(struct store *st, const struct store_request *rq)
 	return (struct store_call *)(void *)call;
 }
 
-/* It took too long; unless others got answers meanwhile, it hangs. */
+/* The request took too long. If no other request got an answer meanwhile, the
+ * service hangs. */
 static void
 store_http_cancel(struct store_call *handle)
 {
@@ -250,7 +251,7 @@ store_http_cancel(struct store_call *handle)
 	http_call_over(call);
 }
 
-/* pattern with key, encoded, for each word; free(). */
+/* Returns pattern with key, encoded, for each word. The caller calls free(). */
 static char *
 http_url(const char *pattern, const char *key)
 {
@@ -276,7 +277,7 @@ http_url(const char *pattern, const char *key)
 	return url;
 }
 
-/* All but RFC 3986's unreserved characters as %NN. */
+/* Writes all characters but RFC 3986's unreserved ones as %NN. */
 static size_t
 http_escape(const char *text, char *out)
 {
@@ -296,7 +297,8 @@ http_escape(const char *text, char *out)
 	return len;
 }
 
-/* Among st->calls; with a handle that knows everything but the URL. */
+/* Returns a new call in st->calls, with a handle that has everything but the
+ * URL. */
 static struct http_call *
 http_call_new(struct store *st)
 {
@@ -333,8 +335,8 @@ http_call_setup(struct http_call *call)
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, http_body_cb);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	/* A request that is given up does not wait for the thread that still
-	 * resolves its name. */
+	/* A cancelled request does not wait for the thread that resolves its
+	 * name. */
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -384,7 +386,7 @@ http_body_cb(char *data, size_t size, size_t n, void *arg)
 	return size * n;
 }
 
-/* libcurl wants to hear of fd. */
+/* libcurl wants events of fd. */
 static int
 http_socket_cb(CURL *easy UNUSED, curl_socket_t fd, int what, void *arg,
     void *socket_arg)
@@ -495,8 +497,8 @@ http_done(struct http_call *call, CURLcode code)
 	done(arg, result, result == STORE_UNKNOWN ? NULL : text);
 }
 
-/* One name, or {"destination": "name"}. Anything else comes from something that
- * is not the service: an error page must not send anybody anywhere. */
+/* Parses one name, or {"destination": "name"}. Everything else is an error: an
+ * error page, for example, must not route anybody. */
 static bool
 http_destination(struct http_call *call, char *out, size_t size)
 {

@@ -1,10 +1,9 @@
 /* lite_link.c: see lite_link.h.
  *
- * The handle for reading is opened by the first lookup, and again when the
- * file has been replaced by another. A request waits for somebody's lock, and
- * a query that goes through the whole table works, for three quarters of
- * lookup_timeout: the reason is told before the lookup is given up. Writing
- * has a handle of its own. */
+ * The first lookup opens the handle for reading; it is opened again when
+ * another file has replaced the file. A request may wait for a lock, or search
+ * the whole table, for three quarters of lookup_timeout, so that it can report
+ * the reason before the lookup times out. Writing has a handle of its own. */
 
 #include "lite_link.h"
 
@@ -87,7 +86,8 @@ lite_file_new(const struct config *cfg, size_t max_conns)
 	return NULL;
 }
 
-/* sqlite:///an/absolute/path, or one relative to the configuration file. */
+/* Parses sqlite:///an/absolute/path, or a path relative to the configuration
+ * file. */
 static char *
 lite_file_path(const struct config *cfg)
 {
@@ -121,8 +121,8 @@ lite_file_free(struct blocking_settings *shared)
 	free(f);
 }
 
-/* A query that SQLite refuses is wrong; a file that is not there, or is being
- * written to, may be right in a moment. */
+/* A query that SQLite refuses is an error. A missing file, or one that is being
+ * written, may be right a moment later. */
 int
 lite_file_check(const struct lite_file *f, struct err *err)
 {
@@ -144,7 +144,7 @@ lite_file_check(const struct lite_file *f, struct err *err)
 
 /* One connection */
 
-/* The file is opened when it is needed: it may come later. */
+/* The file is opened when it is needed, because it may be created later. */
 static void
 lite_link_connect(struct blocking *b UNUSED, struct blocking_answer *out)
 {
@@ -236,7 +236,7 @@ lite_link_write(struct lite_link *l, const struct blocking_request *rq,
 	lite_handle_clear(&h);
 }
 
-/* The handle for what the path leads to now. */
+/* Returns the handle for the file that the path leads to now. */
 static int
 lite_link_current(struct lite_link *l, struct err *err)
 {
@@ -272,7 +272,7 @@ lite_link_open(struct lite_link *l, struct lite_handle *h, int flags,
 	return lite_handle_prepare(h, f->path, f->query[verb], err);
 }
 
-/* SQLite asks now and then whether it may go on: 0. */
+/* SQLite calls this now and then; 0 means go on. */
 static int
 lite_link_late(void *arg)
 {
@@ -281,7 +281,7 @@ lite_link_late(void *arg)
 	return blocking_is_over(&l->b) || clock_ms() >= l->until;
 }
 
-/* Somebody else has the lock. Not 0: look again. */
+/* Another process has the lock. Any value but 0 means try again. */
 static int
 lite_link_busy(void *arg, int times UNUSED)
 {
@@ -293,7 +293,7 @@ lite_link_busy(void *arg, int times UNUSED)
 	return 1;
 }
 
-/* An SQLite code; err says what is behind it. */
+/* Returns an SQLite code; err describes it. */
 static int
 lite_handle_open(struct lite_handle *h, const char *path, int flags,
     struct err *err)

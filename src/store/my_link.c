@@ -1,9 +1,9 @@
 /* my_link.c: see my_link.h.
  *
  * The query is prepared once and executed with the identifier as a parameter.
- * The library's blocking calls are used, for its non-blocking ones are not so
- * over TLS: they yield when OpenSSL wants to read, but leave the socket
- * blocking, so that OpenSSL never says so. */
+ * It uses the library's blocking calls, because its non-blocking calls block
+ * over TLS: they yield when OpenSSL wants to read, but they leave the socket
+ * blocking, so OpenSSL never says so. */
 
 #include "my_link.h"
 
@@ -19,7 +19,7 @@
 
 #include "my_server.h"
 
-/* MySQL 8 and MariaDB each know one that the other does not. */
+/* MySQL 8 and MariaDB each have one that the other does not know. */
 #ifndef ER_CANNOT_CONVERT_STRING
 #define ER_CANNOT_CONVERT_STRING 3854
 #endif
@@ -63,7 +63,8 @@ const struct blocking_kind my_link = {
     .disconnect = my_link_disconnect,
 };
 
-/* Up to the prepared query: what is ready has answered something. */
+/* Connects and prepares the query, so that a ready connection has answered
+ * something. */
 static void
 my_link_connect(struct blocking *b, struct blocking_answer *out)
 {
@@ -84,7 +85,7 @@ my_link_connect(struct blocking *b, struct blocking_answer *out)
 		return;
 	}
 	if (s->tls != MY_TLS_NONE && mysql_get_ssl_cipher(l->mysql) == NULL) {
-		/* To SSL_ENFORCE a server without TLS is good enough. */
+		/* SSL_ENFORCE accepts a server without TLS. */
 		blocking_lost(out, "the server does not offer TLS");
 		return;
 	}
@@ -105,7 +106,7 @@ my_link_options(MYSQL *m, const struct my_server *s)
 	mysql_options(m, MYSQL_OPT_WRITE_TIMEOUT, &s->timeout_s);
 	mysql_options(m, MYSQL_OPT_LOCAL_INFILE, &no);
 	mysql_options(m, MYSQL_SET_CHARSET_NAME, "utf8mb4");
-	/* To libmariadb "localhost" is a socket's name. */
+	/* For libmariadb "localhost" means a UNIX socket. */
 	if (s->socket == NULL)
 		mysql_options(m, MYSQL_OPT_PROTOCOL, &tcp);
 	if (s->tls != MY_TLS_NONE) {
@@ -115,8 +116,8 @@ my_link_options(MYSQL *m, const struct my_server *s)
 	}
 }
 
-/* So that a connection which a firewall has forgotten is found out while it
- * rests. A Unix socket refuses, which is fine. */
+/* Sets keep-alive, to detect an idle connection that a firewall has dropped. A
+ * UNIX socket refuses it, which does no harm. */
 static void
 my_link_keepalive(int fd)
 {
@@ -176,7 +177,7 @@ my_link_ask(struct blocking *b, const struct blocking_request *rq,
 		    "its answer is no destination's name");
 	else
 		blocking_answer(out, STORE_FOUND, name.text);
-	/* What is left of the rows is read and thrown away. */
+	/* Read and discard the remaining rows. */
 	mysql_stmt_free_result(stmt);
 }
 
@@ -196,7 +197,7 @@ my_link_prepare(struct my_link *l, enum store_verb verb,
 		l->stmt[verb] = stmt;
 		return true;
 	}
-	/* This statement will never do; the others may. */
+	/* This statement never works; the others may. */
 	my_link_failed(l, stmt, verb, out);
 	mysql_stmt_close(stmt);
 	return false;
@@ -221,8 +222,8 @@ my_link_execute(MYSQL_STMT *stmt, const struct blocking_request *rq)
 	    mysql_stmt_execute(stmt) == 0;
 }
 
-/* 1: failed. The rows are not collected: a query without a condition would
- * bring them all. */
+/* Returns 1 if it failed. Does not store the rows, because a query without a
+ * condition would return all of them. */
 static int
 my_link_fetch(MYSQL_STMT *stmt, struct my_name *name)
 {
@@ -247,7 +248,7 @@ my_link_fetch(MYSQL_STMT *stmt, struct my_name *name)
 	return fetched;
 }
 
-/* The connection's end, or one request's. */
+/* Ends the connection, or only this request. */
 static void
 my_link_failed(struct my_link *l, MYSQL_STMT *stmt, enum store_verb verb,
     struct blocking_answer *out)
@@ -276,8 +277,8 @@ my_link_is_lost(unsigned code)
 	    code == ER_CONNECTION_KILLED || code == ER_UNKNOWN_STMT_HANDLER;
 }
 
-/* The name holds what the table's character set cannot: nothing in it is
- * called so. */
+/* The name has a character that the table's character set lacks, so the table
+ * cannot contain it. */
 static bool
 my_link_is_no_name(unsigned code)
 {

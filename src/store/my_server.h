@@ -1,5 +1,5 @@
-/* my_server.h: a mysql:// URL, taken apart, and the queries that are put to
- * its server. Immutable; a store and its threads share it. */
+/* my_server.h: the parts of a mysql:// URL, and the queries for its server.
+ * Immutable; a store and its threads share it. */
 
 #ifndef STORE_MY_SERVER_H
 #define STORE_MY_SERVER_H
@@ -20,7 +20,7 @@ struct my_server {
 	char *query[STORE_DELETE + 1]; /* by verb */
 };
 
-/* max_conns: of the store's pool. NULL: err says what is wrong with
+/* max_conns: of the store's pool. Returns NULL if err says what is wrong with
  * mapping.sql.url, without its password. */
 struct my_server *my_server_new(const struct config *cfg, size_t max_conns,
     struct err *err);

@@ -1,8 +1,8 @@
 /* mysql.c: routes in MySQL or MariaDB.
  *
- * The pool's connections each have a thread (blocking.h), which speaks to the
- * server (my_link.c): libmariadb resolves names with a getaddrinfo() that
- * blocks, and blocks over TLS whatever it is told. */
+ * Each connection of the pool has a thread (blocking.h), which talks to the
+ * server (my_link.c). libmariadb resolves names with a getaddrinfo() that
+ * blocks, and it always blocks over TLS. */
 
 #include "store/store.h"
 

@@ -1,7 +1,7 @@
 /* pg_link.c: see pg_link.h.
  *
- * libpq would resolve names with a getaddrinfo() that blocks: the name is
- * resolved here, and its addresses are given as hostaddr beside it, so that
+ * libpq would resolve names with a getaddrinfo() that blocks. So this file
+ * resolves the name and passes its addresses as hostaddr besides the name;
  * sslmode=verify-full still checks the name. */
 
 #include "pg_link.h"
@@ -73,7 +73,7 @@ pg_server_init(struct pg_server *s, const struct config *cfg, struct err *err)
 	const char *host, *port;
 
 	memset(s, 0, sizeof(*s));
-	/* Its own message would quote the URL. */
+	/* libpq's message would quote the URL. */
 	s->options = PQconninfoParse(cfg->mapping.sql_url, NULL);
 	if (s->options == NULL)
 		return err_set(err,
@@ -164,7 +164,7 @@ pg_link_pg(struct pg_link *l)
 	return l->pg;
 }
 
-/* The loop takes the first step: nothing is called back from here. */
+/* The loop takes the first step, so nothing is called back from here. */
 bool
 pg_link_start(struct pg_link *l)
 {
@@ -182,7 +182,7 @@ pg_link_resolve(struct pg_link *l)
 	struct resolver_query *query = resolver_lookup(l->spec->resolver,
 	    l->server->host, pg_link_resolved, l);
 
-	/* NULL: it has called back already, and the link may be gone. */
+	/* NULL: it has called back already, and the link may be freed. */
 	if (query != NULL)
 		l->query = query;
 }
@@ -215,12 +215,12 @@ pg_link_resolved(void *arg, const struct addr *addrs, size_t n,
 		pg_link_connect(l, hostaddr, host);
 }
 
-/* hostaddr, host: NULL, or instead of the URL's. */
+/* hostaddr, host: replace the URL's, unless NULL. */
 static void
 pg_link_connect(struct pg_link *l, const char *hostaddr, const char *host)
 {
-	/* Behind the URL's own: libpq takes the last of a keyword, so what an
-	 * operator may want to choose comes first. */
+	/* libpq uses the last value of a keyword. So the keywords before the
+	 * URL's are defaults, and those after it are fixed. */
 	const char *keyword[PG_OPTIONS_MAX + 1], *value[PG_OPTIONS_MAX + 1];
 	size_t n = 0;
 	const PQconninfoOption *o;
@@ -341,8 +341,8 @@ pg_link_push(struct pg_link *l)
 	return pg_link_await(l, left == 1 ? EV_READ | EV_WRITE : EV_READ);
 }
 
-/* Whatever is there. The end of a command may be the end of this link, and is
- * the last thing done. */
+/* Reads all results. The end of a command may free this link, so it is handled
+ * last. */
 static void
 pg_link_read(struct pg_link *l)
 {
@@ -374,7 +374,7 @@ pg_link_read(struct pg_link *l)
 	}
 }
 
-/* A pipeline ends with its sync; NULL stands between its commands. */
+/* A pipeline ends with its sync; NULL separates its commands. */
 static bool
 pg_link_is_over(const struct pg_link *l, const PGresult *res)
 {
@@ -396,7 +396,7 @@ pg_link_over(struct pg_link *l)
 		l->events->result(l->arg, NULL);
 }
 
-/* Until its data is read or sent, libpq says so again and again. */
+/* libpq repeats this until its data is read or sent. */
 static bool
 pg_is_copy(const PGresult *res)
 {

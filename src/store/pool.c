@@ -1,7 +1,7 @@
 /* pool.c: see pool.h.
  *
- * Two lists: connections, and requests that wait. Every change of either ends
- * in pool_feed(), which brings them together. */
+ * It has two lists: connections, and waiting requests. Every change of a list
+ * ends in pool_feed(), which matches them. */
 
 #include "pool.h"
 
@@ -29,7 +29,7 @@ struct store_pool {
 	size_t n_waiting;
 	uint64_t answered; /* when anything was, last */
 	struct store_health health; /* paused: no connection is opened */
-	uint64_t crowded; /* until then there is no use in one more */
+	uint64_t crowded; /* until then no further one is opened */
 	bool feeding;
 	struct store_call *calling; /* being handed in; NULL once it is done */
 };
@@ -126,7 +126,8 @@ store_pool_call(struct store_pool *pool, const struct store_request *rq)
 	return call;
 }
 
-/* A request that took too long: its connection hangs, or works for nobody. */
+/* Closes the connection of a request that took too long: it hangs, or its work
+ * is not needed. */
 void
 store_pool_cancel(struct store_call *call)
 {
@@ -140,14 +141,14 @@ store_pool_cancel(struct store_call *call)
 	}
 	c->call = NULL;
 	pool_close(c);
-	/* Unless others got answers meanwhile, the whole store hangs. */
+	/* If no other request got an answer meanwhile, the store hangs. */
 	if (pool->answered < call->asked)
 		store_health_failed(&pool->health, "it does not answer");
 	free(call);
 	pool_feed(pool);
 }
 
-/* Requests to free connections; more connections for the rest. */
+/* Gives requests to free connections, and opens connections for the rest. */
 static void
 pool_feed(struct store_pool *pool)
 {
@@ -186,7 +187,7 @@ pool_idle(struct store_pool *pool)
 	return NULL;
 }
 
-/* One at a time is opened: a store that comes back is not stampeded. */
+/* Opens one connection at a time, to spare a store that has just come back. */
 static bool
 pool_opening(const struct store_pool *pool)
 {
@@ -225,8 +226,8 @@ pool_open(struct store_pool *pool)
 	}
 }
 
-/* A connection could not be had. While others work that is the server's limit
- * and no failure of the store: the requests wait for those. */
+/* A connection could not be opened. While others work this is the server's
+ * limit and not a failure of the store: the requests wait for the others. */
 static void
 pool_no_more(struct store_pool *pool, const char *reason)
 {
@@ -287,7 +288,7 @@ store_conn_lost(struct store_conn *c, const char *reason)
 	bool proven = c->proven, ready = c->ready;
 	char why[256];
 
-	/* It may be the connection's own. */
+	/* The text may lie in the connection. */
 	snprintf(why, sizeof(why), "%s", reason);
 	c->call = NULL;
 	pool_close(c);
@@ -339,8 +340,8 @@ pool_close(struct store_conn *c)
 	free(c);
 }
 
-/* What ended one may have ended them too: a second attempt must not find
- * another dead one. */
+/* Closes the other idle connections, which may be dead for the same reason, so
+ * that the second attempt does not use another dead one. */
 static void
 pool_close_idle(struct store_pool *pool)
 {

@@ -1,11 +1,11 @@
-/* pool.h: connections that carry one request at a time (SQL), and the
- * requests that wait for one.
+/* pool.h: connections that carry one request at a time (SQL), and the requests
+ * that wait for one.
  *
- * A kind's connection begins with a struct store_conn. The pool opens one when
- * a request finds none free, up to its share; it keeps them; it asks a request
- * again, once, whose connection dies under it (a restart, an idle timeout); and
- * while nothing answers it fails requests at once instead of letting each of
- * them wait (store_health.h). */
+ * A kind's connection begins with a struct store_conn. The pool opens a
+ * connection when a request finds none free, up to its share, and keeps it. If
+ * a connection dies during a request (a restart, an idle timeout), the pool
+ * repeats the request once. While nothing answers, it fails requests at once
+ * instead of letting each of them wait (health.h). */
 
 #ifndef STORE_POOL_H
 #define STORE_POOL_H
@@ -45,20 +45,21 @@ struct store_conn {
 struct store_conn_kind {
 	const char *name; /* for logs: "PostgreSQL" */
 	size_t size; /* of its connection */
-	/* Starts; says later, from the loop, store_conn_ready() or
-	 * store_conn_lost(). False: err says why, close() is called. */
+	/* Starts a connection, and later calls store_conn_ready() or
+	 * store_conn_lost() from the loop. Returns false if err says why not;
+	 * close() is then called. */
 	bool (*open)(struct store_conn *c, struct err *err);
-	/* Later, or at once: store_conn_answer() or store_conn_lost(). */
+	/* Calls store_conn_answer() or store_conn_lost(), at once or later. */
 	void (*ask)(struct store_conn *c, const struct store_call *call);
-	/* Frees what open() and ask() made, not c itself. */
+	/* Frees everything that open() and ask() made, but not c itself. */
 	void (*close)(struct store_conn *c);
 };
 
-/* st: for the kind, from store_conn_store(). connect_ms: a connection that is
- * not ready by then is given up. */
+/* st: for the kind, from store_conn_store(). connect_ms: the time in which a
+ * connection must be ready. */
 struct store_pool *store_pool_new(const struct store_conn_kind *kind,
     struct store *st, struct event_base *base, size_t max, uint64_t connect_ms);
-/* Requests under way are not answered. */
+/* Requests in flight get no answer. */
 void store_pool_free(struct store_pool **pool);
 
 /* A store_kind's call() and cancel(). */
@@ -69,9 +70,9 @@ void store_pool_cancel(struct store_call *call);
 struct store *store_conn_store(const struct store_conn *c);
 struct event_base *store_conn_base(const struct store_conn *c);
 
-/* From a kind's callbacks. After answer() the connection may carry the next
- * request already; after lost() it is gone. text and reason may be the
- * connection's own. */
+/* For a kind's callbacks. After answer() the connection may already carry the
+ * next request; after lost() it is freed. text and reason may lie in the
+ * connection. */
 void store_conn_ready(struct store_conn *c);
 void store_conn_answer(struct store_conn *c, enum store_result result,
     const char *text);

@@ -20,13 +20,13 @@
 
 #define PG_KEY "mapping.sql.url"
 #define PG_NAME_MAX 256 /* octets of a destination's name */
-#define PG_PING_MS 10000 /* how often the channel's server is asked for life */
+#define PG_PING_MS 10000 /* between two pings of the channel's server */
 
-/* What the channel's timer is for. */
+/* The purpose of the channel's timer. */
 enum pg_watch_state {
 	PG_WATCH_LOST, /* another attempt */
 	PG_WATCH_STARTING, /* the deadline to listen by */
-	PG_WATCH_LISTENING, /* asking whether it is still there */
+	PG_WATCH_LISTENING, /* the next ping */
 	PG_WATCH_ASKED /* the deadline of its answer */
 };
 
@@ -46,10 +46,10 @@ struct pg_conn {
 	struct store_conn c; /* first */
 	struct store *st;
 	struct pg_link *link;
-	/* Of the request under way. */
+	/* Of the request in flight. */
 	enum store_result result;
 	bool refused; /* text says why */
-	bool fatal; /* the server is going */
+	bool fatal; /* the server is shutting down */
 	char text[PG_NAME_MAX + 1]; /* destination or reason */
 };
 
@@ -304,8 +304,8 @@ pg_conn_refused(struct pg_conn *p, const PGresult *res)
 	p->result = STORE_FAILED;
 	snprintf(p->text, sizeof(p->text), "%s",
 	    text != NULL ? text : "it fails without a reason");
-	/* character_not_in_repertoire, untranslatable_character: nothing in the
-	 * table is called so. */
+	/* character_not_in_repertoire, untranslatable_character: the table
+	 * cannot contain this name. */
 	if (p->c.call->verb == STORE_GET &&
 	    (strcmp(state, "22021") == 0 || strcmp(state, "22P05") == 0))
 		p->result = STORE_UNKNOWN;
@@ -418,7 +418,7 @@ pg_watch_lost(void *arg, const char *reason)
 	store_channel_lost(&st->channel, reason);
 }
 
-/* A server that hangs says nothing of changes either. */
+/* A server that hangs does not report changes either. */
 static void
 pg_watch_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {

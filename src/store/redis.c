@@ -1,10 +1,10 @@
 /* redis.c: routes in Redis: GET key_prefix + identifier.
  *
- * Requests are pipelined over one connection per worker, answered in order.
- * One that was under way when a connection broke which had served before (a
- * restart) is asked once more on the next. While nothing answers, requests
- * fail at once, and the connection is tried again after a pause. A request
- * that nobody waits for any more keeps its place in the line.
+ * Requests are pipelined over one connection per worker and answered in order.
+ * If a connection that has served before breaks (a restart), its requests in
+ * flight are repeated once on the next connection. While nothing answers,
+ * requests fail at once, and the connection is tried again after a pause. A
+ * cancelled request keeps its place in the pipeline.
  *
  * Some errors are about the whole server (LOADING): then it is not asked for a
  * while, as if it did not answer.
@@ -264,7 +264,7 @@ redis_call_send(struct redis_call *call)
 	call->replies = 2;
 }
 
-/* It took too long. Unless the server has said something since, it hangs. */
+/* The request took too long. If the server has sent nothing since, it hangs. */
 static void
 store_redis_cancel(struct store_call *handle)
 {
@@ -401,7 +401,7 @@ redis_store_lost(void *arg, const char *reason, bool proven)
 
 	if (!proven)
 		store_health_failed(&st->health, reason);
-	/* A done() may bring new ones: they are not on this list. */
+	/* A done() may add new ones; they are not on this list. */
 	st->calls = NULL;
 	while ((call = calls) != NULL) {
 		DL_DELETE(calls, call);

@@ -32,7 +32,7 @@ enum redis_state {
 	REDIS_STOPPED,
 	REDIS_CONNECT,
 	REDIS_HANDSHAKE, /* TLS */
-	REDIS_HELLO, /* answers to AUTH and SELECT */
+	REDIS_HELLO, /* the answers to AUTH and SELECT */
 	REDIS_READY
 };
 
@@ -262,7 +262,7 @@ redis_conn_start(struct redis_conn *c)
 	evtimer_add(c->deadline, &tv);
 	if (c->server->path == NULL)
 		c->connector = connector_start(&spec);
-	/* What cannot be started is found out by the loop as well. */
+	/* A start that fails is reported from the loop as well. */
 	if (c->connector == NULL)
 		event_active(c->deadline, EV_WRITE, 0);
 }
@@ -337,7 +337,7 @@ redis_take_fd(struct redis_conn *c, int fd)
 		    BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	if (c->reader == NULL || c->bev == NULL) {
 		if (c->bev == NULL) {
-			/* Freed also by what fails: CLOSE_ON_FREE. */
+			/* CLOSE_ON_FREE frees it also on failure. */
 			c->ssl = NULL;
 			close(fd);
 		}
@@ -390,7 +390,7 @@ redis_hello(struct redis_conn *c)
 		redis_conn_send(c, s->user != NULL ? 3 : 2, auth);
 		c->hello++;
 	}
-	/* Even of database 0: the answer says that somebody is there. */
+	/* Also for database 0: the answer shows that the server works. */
 	redis_conn_send(c, 2, select);
 }
 
@@ -444,8 +444,7 @@ redis_conn_send(struct redis_conn *c, size_t n, const char *const *word)
 	int len = redisFormatCommandArgv(&command, (int)n,
 	    (const char **)(uintptr_t)word, NULL);
 
-	/* Without memory the server hears nothing, and the request times
-	 * out. */
+	/* If memory is short, nothing is sent, and the request times out. */
 	if (len > 0)
 		bufferevent_write(c->bev, command, (size_t)len);
 	if (len > 0)
@@ -497,7 +496,7 @@ redis_read_cb(struct bufferevent *bev, void *arg)
 	}
 }
 
-/* Those that are whole. Any of them may be the last, for what it leads to. */
+/* Handles the complete replies. Any reply may end the connection. */
 static void
 redis_replies(struct redis_conn *c)
 {
@@ -519,7 +518,7 @@ redis_replies(struct redis_conn *c)
 	}
 }
 
-/* hiredis would make room for as many elements as a reply promises. */
+/* hiredis would allocate as many elements as a reply announces. */
 static void *
 redis_array(const redisReadTask *task, int elements)
 {

@@ -1,8 +1,8 @@
 /* sqlite.c: routes in an SQLite file.
  *
- * Each connection of the pool has a thread (blocking.h) and a handle of its
- * own (lite_link.c): a disk, a lock and a query without an index may take
- * their time. */
+ * Each connection of the pool has a thread (blocking.h) and a handle of its own
+ * (lite_link.c), because a disk, a lock and a query without an index may take
+ * long. */
 
 #include "store/store.h"
 
