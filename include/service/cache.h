@@ -25,11 +25,11 @@
 struct cache;
 
 struct cache_limits {
-	size_t max_entries; /* 0: nothing is kept, single flight still works */
+	size_t max_entries; /* 0: no answer is kept; lookups still share one */
 	uint64_t positive_ttl, negative_ttl, stale_ttl; /* ms */
 };
 
-/* What a waiter is told. destination: an index, meaningful when FOUND. */
+/* A waiter's answer. destination: an index, valid if FOUND. */
 struct cache_answer {
 	enum store_result result;
 	int destination;
@@ -40,10 +40,10 @@ struct cache_answer {
  * cache_abandon(), one of which its asker must call. */
 struct cache_fetch;
 
-/* Lives inside the asker; linked from cache_lookup() until woken or
- * cancelled. wake() is called by whichever thread ends the fetch, without any
- * lock, and must hand over to the asker's thread itself. answer: NULL if whoever
- * asked the store has given up, and w has to look again. */
+/* Lives inside the asker; linked from cache_lookup() until woken or cancelled.
+ * wake() is called by whichever thread ends the fetch, without any lock, and
+ * must hand over to the asker's thread itself. answer: NULL if whoever asked
+ * the store has given up, and w has to look again. */
 struct cache_waiter {
 	void (*wake)(struct cache_waiter *w, const struct cache_answer *answer);
 	struct cache_waiter *next, *prev;
@@ -52,21 +52,21 @@ struct cache_waiter {
 
 enum cache_state {
 	CACHE_HIT, /* *answer_out is fresh */
-	CACHE_FETCH, /* w waits, and the caller has to ask the store */
-	CACHE_WAIT, /* w waits for somebody else's fetch */
+	CACHE_FETCH, /* w waits, and the caller must ask the store */
+	CACHE_WAIT, /* w waits for another caller's fetch */
 	CACHE_NO_MEMORY
 };
 
-/* failed: fetches that failed; stale: old answers that served instead. */
+/* failed: fetches that failed. stale: old answers that served instead. */
 struct cache_counters {
 	uint64_t hits, misses, waits, stale, evicted, failed;
 	size_t entries;
 };
 
-/* With one reference. */
+/* Returns a cache with one reference. */
 struct cache *cache_new(const struct cache_limits *limits);
 struct cache *cache_ref(struct cache *cache);
-/* The last one frees it: nobody may wait any more. */
+/* Drops a reference. The last one frees the cache; nobody may wait then. */
 void cache_unref(struct cache **cache);
 
 /* CACHE_FETCH: w->fetch is the caller's to end, but take it at once: w may be
@@ -85,12 +85,13 @@ void cache_fill(struct cache *cache, struct cache_fetch **fetch, uint64_t now,
 /* The store will not be asked after all: the waiters look again. */
 void cache_abandon(struct cache_fetch **fetch);
 
-/* key: what w was given to cache_lookup() with. True: w was unlinked and will
- * not be woken. False: it has been, or is just being woken: keep it. */
+/* key: the key of w's cache_lookup(). Returns true if w was unlinked and will
+ * not be woken. Returns false if w has been or is being woken; the caller must
+ * then keep it. */
 bool cache_cancel(struct cache *cache, const char *key, struct cache_waiter *w);
 
-/* What there is, fresh or stale, for one who cannot wait for the store. False:
- * nothing. */
+/* Finds an answer, fresh or stale, for a caller that cannot wait for the store.
+ * Returns false if there is none. */
 bool cache_peek(struct cache *cache, const char *key, uint64_t now,
     struct cache_answer *answer_out) MUST_CHECK;
 

@@ -14,7 +14,8 @@
 
 struct destination;
 
-/* One reference, the caller's. NULL: no memory. cfg is only read here. */
+/* Returns an object with one reference, or NULL if memory is short. Reads cfg
+ * only in this call. */
 struct destination *destination_new(const struct config_destination *cfg);
 struct destination *destination_ref(struct destination *d);
 /* The last one frees it: no place may be left. */
@@ -76,8 +77,8 @@ bool destination_at_work(struct destination *d, struct gate_place *p);
 /* It could not. True: that was the one that marks it down; whoever waits at its
  * gate is told.
  *
- * While it is down only probes count. One of the host's own failures is another
- * cooldown for everybody, one that may be its client's doing for that client
+ * While it is down only probes count. A failure of the host's own starts
+ * another cooldown for everybody. Any other failure starts one for that client
  * only, until probes of min_clients have failed within a cooldown. */
 bool destination_failed(struct destination *d, const struct gate_place *p,
     const struct destination_health *rules, uint64_t now,
@@ -109,8 +110,8 @@ const char *destination_state_name(enum destination_state state);
 bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);
 
-/* What a login found out about the backend, as bits of the login code's own.
- * Kept DESTINATION_LEARNT_MS; now: clock_ms(). */
+/* What a login has learnt about the backend. The login code defines the bits.
+ * They are kept for DESTINATION_LEARNT_MS; now: clock_ms(). */
 #define DESTINATION_LEARNT_MS (10 * 60 * 1000)
 bool destination_learnt(const struct destination *d, uint64_t now,
     uint32_t *bits_out);

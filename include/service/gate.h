@@ -1,4 +1,4 @@
-/* gate.h: where a login waits for its turn, between its route and its backend.
+/* gate.h: the gate, where a login waits between its route and its backend.
  *
  * One mechanism for every reason to wait: the account is held, the destination
  * drains or recovers, or max_connecting logins are under way there. Any thread
@@ -35,7 +35,7 @@ struct gate_limits {
 enum gate_verdict {
 	GATE_ENTERED, /* it has a place */
 	GATE_WAIT, /* wake() will be called */
-	GATE_AGAIN, /* what it waited for is over: look up the route again */
+	GATE_AGAIN, /* the reason to wait is over: look up the route again */
 	GATE_DOWN, /* the destination is down */
 	GATE_FULL, /* max_sessions, or max_waiting others wait already */
 	GATE_TIMEOUT, /* its time is up */
@@ -55,12 +55,13 @@ struct gate_hold;
 
 /* Zeroed by the asker, which then fills in the first part. */
 struct gate_place {
-	/* The wait is over: gate_told() says how. Called by whichever thread
-	 * ended it, without any lock; must hand over to the asker's thread. */
+	/* The wait is over; gate_told() returns the result. The thread that
+	 * ended it calls this, without a lock; it must send a message to the
+	 * asker's thread. */
 	void (*wake)(struct gate_place *p);
 	uint64_t client; /* addr_client_hash() */
-	uint64_t give_up; /* when it has waited for long enough; 0: at once */
-	bool probe; /* finds out whether the destination is up again */
+	uint64_t give_up; /* when to stop waiting; 0: at once */
+	bool probe; /* probes whether the destination is up again */
 
 	/* While it waits: call gate_poll() then. */
 	uint64_t due;
@@ -73,7 +74,7 @@ struct gate_place {
 	struct gate_hold *hold;
 	uint64_t arrival;
 	enum gate_standing standing;
-	enum gate_verdict verdict; /* that it is woken with */
+	enum gate_verdict verdict; /* the result of the wait */
 	bool woken; /* wake() has been or will be called */
 	bool proved;
 	unsigned era;
@@ -84,45 +85,46 @@ struct gate *gate_new(void);
 /* Nobody may wait or have a place any more. */
 void gate_free(struct gate **g);
 
-/* Takes a place or waits for one. ENTERED and WAIT: gate_leave() is owed, and g
- * has to stay until then. limits: the gate's own from now on. */
+/* Takes a place or waits for one. After ENTERED and WAIT the caller must call
+ * gate_leave(), and g must live until then. Sets the gate's limits. */
 enum gate_verdict gate_enter(struct gate *g, struct gate_place *p,
     const struct gate_limits *limits, uint64_t now) MUST_CHECK;
 
-/* Waits if key ("alice@example.com") or its "@domain" is held; counts among
- * those who wait at g. ENTERED: it is not held, and p has no place yet. */
+/* Waits if key ("alice@example.com") or its "@domain" is held, and counts among
+ * g's waiters. Returns ENTERED if it is not held; p has no place yet. */
 enum gate_verdict gate_check_hold(struct gate *g, struct gate_place *p,
     const struct gate_limits *limits, const char *key, uint64_t now) MUST_CHECK;
 
-/* On the asker's thread, after wake(). ENTERED: p is a place. Anything else: p
- * is out, and may enter again. */
+/* Call on the asker's thread, after wake(). If ENTERED, p has a place.
+ * Otherwise p has left and may enter again. */
 enum gate_verdict gate_told(struct gate_place *p);
 
-/* At p->due: WAIT (p->due has moved), AGAIN or TIMEOUT. After the latter two p
- * is out. */
+/* Call at p->due. Returns WAIT (p->due has moved), AGAIN or TIMEOUT. After
+ * AGAIN and TIMEOUT p has left. */
 enum gate_verdict gate_poll(struct gate_place *p, uint64_t now) MUST_CHECK;
 
 /* The backend has answered something that shows that it works, or has been
  * busy with the login for longer than failing takes. Without a place: nothing. */
 void gate_prove(struct gate_place *p);
 
-/* The login is done: the place is a session's from now on, no longer a
- * connecting one. */
+/* The login is done: the place is now a session's and no longer a connecting
+ * one. */
 void gate_settle(struct gate_place *p);
 
-/* Gives up waiting, or gives the place back. At any time. True: p is out. False:
- * the same, but wake() has been or is just being called: keep p until that
- * has come, then forget it. */
+/* Stops waiting, or gives the place back. May be called at any time. Returns
+ * true if p has left. Returns false if p has left but wake() has been or is
+ * being called; the caller must keep p until that message has come. */
 bool gate_leave(struct gate_place *p) MUST_CHECK;
 
-/* The destination is down: wakes all who wait, and lets in probes only. */
+/* The destination is down: wakes all waiters, and admits only probes. */
 void gate_shut(struct gate *g);
-/* It is up again: lets in unproved logins at once only so many. */
+/* The destination is up again: admits only so many unproved logins at a
+ * time. */
 void gate_recover(struct gate *g, unsigned unproved);
 /* The same number, changed. 0: no such limit any more. */
 void gate_ramp(struct gate *g, unsigned unproved);
 
-/* While it drains, logins wait. At the end of it they are told AGAIN. */
+/* While the destination drains, logins wait. At the end they get AGAIN. */
 void gate_drain(struct gate *g, bool on);
 
 struct gate_counts {
@@ -136,13 +138,13 @@ void gate_count(struct gate *g, struct gate_counts *out);
 
 #define GATE_HOLDS_MAX 100000
 
-/* Holds key until then; renews a hold that is there. False: no memory, or so
- * many are held. note: for people, or "". */
+/* Holds key until then, or renews its hold. Returns false if memory is short or
+ * too many keys are held. note: for people, or "". */
 bool gate_hold(const char *key, const char *note, uint64_t until,
     uint64_t now) MUST_CHECK;
-/* False: it was not held. */
+/* Returns false if key was not held. */
 bool gate_release(const char *key, uint64_t now);
-/* Whether exactly that key is held; until_out may be NULL. */
+/* Returns true if exactly that key is held; until_out may be NULL. */
 bool gate_is_held(const char *key, uint64_t now, uint64_t *until_out);
 
 /* Calls each() for every hold, under a lock: it must not call back. */
@@ -151,7 +153,7 @@ void gate_holds(uint64_t now,
 	size_t waiting),
     void *arg);
 
-/* Forgets all holds; whoever waits is told AGAIN. For tests and the end. */
+/* Forgets all holds; all waiters get AGAIN. For tests and the end. */
 void gate_holds_clear(void);
 
 #endif

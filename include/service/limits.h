@@ -1,7 +1,8 @@
-/* limits.h: how much one client address may have: connections at once, and
+/* limits.h: the limits of one client address: concurrent connections, and
  * refused logins within a window (config: limits). IPv6 addresses count per
- * /64. One table for the process, sharded, keyed hash, bounded: when it is
- * full, the longest unused address without a connection is forgotten. */
+ * /64. The process has one table, sharded and bounded, with a keyed hash. When
+ * it is full, the least recently used address without a connection is
+ * forgotten. */
 
 #ifndef SERVICE_LIMITS_H
 #define SERVICE_LIMITS_H
@@ -13,15 +14,15 @@
 #include "config/config.h"
 
 enum limits_entry {
-	LIMITS_COUNTED, /* limits_leave() is owed */
+	LIMITS_COUNTED, /* the caller must call limits_leave() */
 	LIMITS_FREE, /* no limit, an exempt address or none: not counted */
-	LIMITS_FULL /* it has as many as it may */
+	LIMITS_FULL /* it has reached its limit */
 };
 
-/* One more connection from a. */
+/* Counts one more connection from a. */
 enum limits_entry limits_enter(const struct config_limits *rules,
     const struct addr *a) MUST_CHECK;
-/* For what was COUNTED; the rules may have changed since. */
+/* Ends a connection that was COUNTED; the rules may have changed since. */
 void limits_leave(const struct addr *a);
 
 /* A login from a was refused. credentials: hash_keyed() of all of them. Those
@@ -31,7 +32,7 @@ void limits_leave(const struct addr *a);
 void limits_refused(const struct config_limits *rules, const struct addr *a,
     uint64_t credentials, uint64_t now);
 
-/* Whether that has happened auth_failures_per_ip times in a window. */
+/* Returns true if a had auth_failures_per_ip refused logins in a window. */
 bool limits_throttled(const struct config_limits *rules, const struct addr *a,
     uint64_t now);
 

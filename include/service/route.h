@@ -1,5 +1,6 @@
-/* route.h: which destination an identifier belongs to: cache, then store
- * (identifier, then "@domain"), then the default destination. */
+/* route.h: finds the destination of an identifier. It tries the identifier,
+ * then "@domain", each in the cache and then in the store, and falls back to
+ * the default destination. */
 
 #ifndef SERVICE_ROUTE_H
 #define SERVICE_ROUTE_H
@@ -20,9 +21,9 @@ struct route_lookup;
 struct store_table;
 
 enum route_status {
-	ROUTE_FOUND, /* the store knows the identifier or its domain */
-	ROUTE_DEFAULT, /* it knows neither, or there is no identifier */
-	ROUTE_FAILED /* the store could not say: no answer at all */
+	ROUTE_FOUND, /* the store has the identifier or its domain */
+	ROUTE_DEFAULT, /* it has neither, or there is no identifier */
+	ROUTE_FAILED /* the store failed, and there is no answer */
 };
 
 /* Why a login goes where it goes: for logs. */
@@ -41,9 +42,9 @@ struct route_answer {
 	int destination; /* an index into the configuration's; FAILED: -1 */
 	/* The store failed: it names a destination that is not declared. */
 	bool undeclared;
-	/* What the store has: the identifier or its "@domain"; or what it
-	 * failed for, also when the default serves then. NULL: it has neither.
-	 * Valid during the call. */
+	/* The key that the store has, the identifier or its "@domain"; or the
+	 * key that the store failed for, also if the default serves. NULL: the
+	 * store has neither. Valid during the call. */
 	const char *key;
 };
 
@@ -59,24 +60,24 @@ struct router_spec {
 	size_t n_workers; /* that share mapping.*.pool_size */
 };
 
-/* Main thread; touches neither base nor mailbox before the first lookup.
- * NULL: err says why. */
+/* Makes a router; call on the main thread. It touches neither base nor mailbox
+ * before the first lookup. Returns NULL if err says why not. */
 struct router *router_new(const struct router_spec *spec, struct err *err);
 
-/* On its thread, once for each cache: hears from the store what others change
- * there, and forgets that. */
+/* Makes the router listen for changes in the store and forget the changed keys.
+ * Call on its thread, once for each cache. */
 void router_watch(struct router *router);
 
-/* On the worker's thread, without lookups or changes under way. */
+/* Call on the worker's thread, without lookups or changes in flight. */
 void router_free(struct router **router);
 
-/* From the name that a client gave to its key, by the rules of routing and
- * mapping; out as identifier_make() wants it. */
+/* Makes the key from the name that a client sent, by the rules of routing and
+ * mapping. out: as for identifier_make(). */
 enum identifier_status route_key(const struct config *cfg, const char *name,
     size_t len, char *out) MUST_CHECK;
 
-/* key: made by route_key(), or "" for none. Calls done exactly once
- * unless cancelled; when the answer is at hand, before it returns, and then it
+/* Looks up key, which route_key() has made, or "" for none. Calls done exactly
+ * once unless cancelled. If the answer is at hand, calls done at once and
  * returns NULL. */
 struct route_lookup *route_lookup(struct router *router, const char *key,
     route_done *done, void *arg);
@@ -84,17 +85,17 @@ struct route_lookup *route_lookup(struct router *router, const char *key,
 /* "identifier", "domain", "default", "stale", "error". */
 const char *route_reason_name(enum route_reason reason);
 
-/* Clears *lookup; done will not be called. NULL is fine. */
+/* Clears *lookup; done will not be called. NULL is allowed. */
 void route_lookup_cancel(struct route_lookup **lookup);
 
-/* reason: why not, or NULL. */
+/* reason: why the change failed, or NULL. */
 typedef void route_changed(void *arg, const char *reason);
 
-/* Writes to the store: key ("alice@example.com", "@example.com") leads to
- * destination from now on; NULL: the store forgets it. The cache forgets it
- * too, and other mailferries are told if the store can do that. A mapping file
- * is written, but read at the next reload only; and writing it blocks, so not
- * on a worker's thread. Calls done exactly once; NULL: it has been called. */
+/* Sets the route of key ("alice@example.com", "@example.com") in the store, or
+ * deletes it (destination NULL). The cache forgets the key, and the store tells
+ * other mailferries if it can. A mapping file takes effect only at the next
+ * reload. Writing a file blocks, so do not call this on a worker's thread.
+ * Calls done exactly once. Returns NULL if done has been called. */
 struct route_change *route_change(struct router *router, const char *key,
     const char *destination, route_changed *done, void *arg);
 

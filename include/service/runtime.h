@@ -49,7 +49,7 @@ struct runtime {
 	struct runtime_holds *holds; /* runtime.c's */
 };
 
-/* Touched by its worker's thread only, once published. */
+/* Once published, only its worker's thread touches it. */
 struct runtime_slice {
 	struct runtime *rt;
 	struct tls_server *tls_server;
@@ -67,28 +67,28 @@ struct runtime_worker {
 	struct resolver *resolver;
 };
 
-/* Returns what the workers share about the endpoint that serves protocol p at
- * the destination with that index; rt's. */
+/* Returns the workers' shared state of the endpoint for protocol p of the
+ * destination with that index. rt owns it. */
 struct destination *runtime_destination(const struct runtime *rt,
     size_t destination, enum protocol p);
 
-/* Takes cfg over, whatever happens, and adds what is wrong with files that it
- * names to problems. NULL when problems has errors. old (or NULL): endpoints of
- * destinations of the same name, host and port keep their counters, and the cache goes on
- * when mapping and names of destinations are the same. workers may be NULL to
- * check only. */
+/* Builds a runtime. Takes ownership of cfg in any case. Adds the faults of
+ * files that cfg names to problems. Returns NULL if problems has errors. old
+ * may be NULL: endpoints of destinations with the same name, host and port keep
+ * old's counters, and the cache is kept if mapping and the destinations' names
+ * are the same. workers may be NULL, for a check only. */
 struct runtime *runtime_new(struct config *cfg, const struct runtime *old,
     const struct runtime_worker *workers, size_t n_workers,
     struct config_problems *problems);
 
-/* Just before the workers are told: from here on no answer counts that was
- * given before. */
+/* Call just before the workers are told. From here on, no earlier answer is
+ * used. */
 void runtime_publish(struct runtime *rt);
 
-/* The main thread's own hold on what it published. */
+/* Drops the main thread's reference to a published runtime. */
 void runtime_unref(struct runtime **rt);
 
-/* For what was never published: frees every slice as well. */
+/* Frees a runtime that was never published, with every slice. */
 void runtime_discard(struct runtime **rt);
 
 /* On the slice's worker, when it takes the slice over. The last one of them to
@@ -96,12 +96,13 @@ void runtime_discard(struct runtime **rt);
  * older runtime for a new login. */
 void runtime_slice_begin(struct runtime_slice *slice);
 
-/* On the slice's worker, and so is all that follows. The lesser hold: cfg, the
- * texts and tls_server. The last slice to go takes the runtime along. */
+/* Takes and drops a client leg's reference: cfg, the replies and tls_server.
+ * Call these and the following functions on the slice's worker. The last slice
+ * frees the runtime. */
 struct runtime_slice *runtime_slice_ref(struct runtime_slice *slice);
 void runtime_slice_unref(struct runtime_slice **slice);
 
-/* A login's hold. The last one frees the rest. */
+/* Takes and drops a login's reference. The last one frees the rest. */
 struct runtime_slice *runtime_slice_enter(struct runtime_slice *slice);
 void runtime_slice_leave(struct runtime_slice **slice);
 

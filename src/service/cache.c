@@ -1,12 +1,13 @@
 /* cache.c: answers of a store, sharded, bounded, one fetch per key.
  *
  * An entry is in its shard's table; when it holds an answer it is also on the
- * LRU list of its kind (positive or negative). An entry that is being fetched is
- * never evicted.
+ * LRU list of its kind (positive or negative). An entry that is being fetched
+ * is never evicted.
  *
  * Fencing everything turns a number over instead of walking a million entries:
  * an answer counts while the generation is the one in which it was asked for. A
- * fetch that has been fenced has lost its entry, and lives on for its waiters. */
+ * fetch that has been fenced has lost its entry, and lives on for its
+ * waiters. */
 
 #include "service/cache.h"
 
@@ -32,7 +33,7 @@ struct cache_entry {
 	struct cache_fetch *fetch; /* NULL: none is under way */
 	struct cache_shard *shard;
 	uint64_t expires; /* of the answer; 0 = none is held */
-	uint64_t failed_until; /* the store has: the old answer serves */
+	uint64_t failed_until; /* the store failed; the old answer serves */
 	int destination; /* or CACHE_UNKNOWN, CACHE_FAILED */
 	uint64_t generation; /* the answer's */
 	char key[];
@@ -46,7 +47,7 @@ struct cache_fetch {
 };
 
 #define CACHE_UNKNOWN (-1) /* the store does not have it */
-#define CACHE_FAILED (-2) /* the store could not say */
+#define CACHE_FAILED (-2) /* the store failed */
 
 enum cache_kind { CACHE_POSITIVE, CACHE_NEGATIVE, CACHE_FAILING, CACHE_KINDS };
 
@@ -316,8 +317,8 @@ cache_join(struct cache *c, struct cache_entry *e, struct cache_waiter *w)
 	return state;
 }
 
-/* What serves without asking the store: an answer that is young enough, or,
- * for a moment after the store failed, what it was worth then. */
+/* Returns true if the entry serves without asking the store: its answer is
+ * fresh, or the store has just failed and the old answer serves. */
 static bool
 cache_fresh(struct cache *c, const struct cache_entry *e, uint64_t now,
     struct cache_answer *answer_out)

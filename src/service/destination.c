@@ -152,9 +152,9 @@ destination_may_enter(struct destination *d, struct gate_place *p, uint64_t now)
 	return !down || p->probe;
 }
 
-/* One at a time, and nobody whose last probe may have failed by its own doing:
- * a banned client that tries all day would be every probe, and everybody would
- * wait for it. */
+/* Admits one probe at a time, and no client whose last probe may have failed
+ * through its own fault. Otherwise a banned client that tries all day would be
+ * every probe, and everybody would wait for it. */
 static bool
 destination_may_probe(const struct destination *d, uint64_t now,
     uint64_t client)

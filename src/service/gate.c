@@ -1,10 +1,11 @@
 /* gate.c: turns at an endpoint, and holds.
  *
- * Whoever changes what a gate lets in calls gate_admit() before it unlocks, so
- * that nobody waits while there is room. Those it takes in are marked woken
- * under the lock and called behind it: a wake may post to another thread.
+ * Every function that makes room at a gate calls gate_admit() before it
+ * unlocks, so that nobody waits while there is room. Admitted waiters are
+ * marked woken under the lock and called after it, because a wake may post to
+ * another thread.
  *
- * The addresses that have waiters stand in a binary heap: fewest places first,
+ * The addresses that have waiters are in a binary heap: fewest places first,
  * then the oldest waiter. An address is forgotten with its last place and
  * waiter, but for the latest one: a quiet gate then allocates nothing. */
 
@@ -69,7 +70,7 @@ static struct gate_shard {
 };
 static atomic_size_t gate_n_holds; /* 0: no login looks for one */
 
-/* Those to call once the lock is gone, in this order. */
+/* The waiters to call after the lock is released, in this order. */
 struct gate_woken {
 	struct gate_place *first, **last;
 };
@@ -223,7 +224,7 @@ gate_judge(struct gate *g, const struct gate_place *p, uint64_t now)
 		    : GATE_DOWN;
 	if (g->n_heap == 0 && gate_is_open(g))
 		return GATE_ENTERED;
-	/* Sessions may last: a wait for their end is no matter of turns. */
+	/* Sessions may last long, so nobody waits for their end. */
 	if (l->max_sessions != 0 && g->sessions >= l->max_sessions)
 		return GATE_FULL;
 	return now < p->give_up ? GATE_WAIT : GATE_FULL;
@@ -245,7 +246,7 @@ gate_is_open(const struct gate *g)
 	    (g->ramp == 0 || g->unproved < g->ramp);
 }
 
-/* One more that waits, unless that were too many. */
+/* Counts one more waiter unless there are too many. */
 static bool
 gate_join(struct gate *g, const struct gate_limits *limits)
 {
@@ -313,7 +314,7 @@ gate_take(struct gate *g, struct gate_place *p)
 	return true;
 }
 
-/* It is not connecting any more, whatever it is now. */
+/* The place is no longer a connecting one. */
 static void
 gate_connected(struct gate *g, struct gate_place *p)
 {
@@ -398,14 +399,15 @@ gate_leave(struct gate_place *p)
 
 /* Turns */
 
-/* Gives away what is free. */
+/* Gives the free places away. */
 static void
 gate_admit(struct gate *g, struct gate_woken *woken)
 {
 	while (g->n_heap > 0 && gate_is_open(g)) {
 		struct gate_place *p = g->heap[0]->waiting;
 
-		/* Before it leaves the queue: that may forget its client. */
+		/* Must precede its removal from the queue, which may forget
+		 * its client. */
 		gate_take(g, p);
 		gate_unqueue(g, p);
 		p->standing = GATE_CONNECTING;
@@ -474,7 +476,7 @@ gate_dismiss(struct gate *g, enum gate_verdict verdict,
 	}
 }
 
-/* Finds it or makes it. NULL: no memory. */
+/* Finds or makes it. Returns NULL if memory is short. */
 static struct gate_client *
 gate_client(struct gate *g, uint64_t key)
 {
@@ -553,7 +555,7 @@ gate_heap_remove(struct gate *g, struct gate_client *c)
 	gate_heap_fix(g, last);
 }
 
-/* To where it belongs, up or down. */
+/* Moves it up or down to its right position. */
 static void
 gate_heap_fix(struct gate *g, struct gate_client *c)
 {
@@ -653,7 +655,7 @@ gate_shard_lock(const char *key)
 	return sh;
 }
 
-/* A lease that is over ends here at the latest. */
+/* An expired lease ends here at the latest. */
 static struct gate_hold *
 gate_hold_find(struct gate_shard *sh, const char *key, uint64_t now,
     struct gate_woken *woken)
@@ -681,7 +683,7 @@ gate_hold(const char *key, const char *note, uint64_t until, uint64_t now)
 		h = gate_hold_add(sh, key, note);
 		ok = h != NULL;
 	} else if (until < h->until) {
-		/* They would look again too late. */
+		/* They would check again too late. */
 		gate_hold_dismiss(h, &woken);
 	}
 	if (ok)
@@ -715,7 +717,7 @@ fail:
 	return NULL;
 }
 
-/* Makes room in a shard: a client that died has left its leases behind. */
+/* Makes room in a shard, because a client that died leaves its leases. */
 static void
 gate_hold_sweep(struct gate_shard *sh, uint64_t now, struct gate_woken *woken)
 {

@@ -1,4 +1,4 @@
-/* limits.c: what one client address may have.
+/* limits.c: the limits of one client address.
  *
  * Refused logins are counted in two halves of a window that slides by halves:
  * never less than half a window, never more than a whole one.
@@ -74,7 +74,8 @@ limits_lock(const struct addr_client *key)
 	return sh;
 }
 
-/* NULL: not there, and not to be added or no memory. */
+/* Returns NULL if the row is missing and is not to be added, or memory is
+ * short. */
 static struct limits_row *
 limits_find(struct limits_shard *sh, const struct addr_client *key, bool add)
 {
@@ -101,7 +102,7 @@ limits_find(struct limits_shard *sh, const struct addr_client *key, bool add)
 	return e;
 }
 
-/* Addresses with a connection stay: their number is bounded elsewhere. */
+/* Keeps addresses with a connection; their number is bounded elsewhere. */
 static void
 limits_make_room(struct limits_shard *sh)
 {

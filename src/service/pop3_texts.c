@@ -1,4 +1,5 @@
-/* pop3_texts.c: every client asks for them, and there are only six. */
+/* pop3_texts.c: the ready-made replies. Every client asks for them, and there
+ * are only six. */
 
 #include "service/pop3_texts.h"
 
@@ -7,8 +8,8 @@
 #include "proto/pop3.h"
 
 struct pop3_texts {
-	char *capa[2][2]; /* [STLS can be had][a login can] */
-	char *auth[2]; /* [a login can be had] */
+	char *capa[2][2]; /* [may use STLS][may log in] */
+	char *auth[2]; /* [may log in] */
 };
 
 static bool pop3_texts_make(struct pop3_texts *t, struct pop3_capa_spec *spec,

@@ -1,11 +1,11 @@
 /* route.c: the order in which a route is looked for.
  *
- * Each key (the identifier, then its "@domain") has its own entry in the
- * cache, so that a change of a domain's route needs one entry forgotten, not
- * all its users'. A fetch belongs to the router, not to the session that
- * happened to ask first: that one may go away while others wait. When the router
- * goes away (its runtime has been replaced), those who wait for its fetches look
- * again, with their own routers. */
+ * Each key (the identifier, then its "@domain") has its own entry in the cache,
+ * so that a change of a domain's route needs one entry forgotten, not all its
+ * users'. A fetch belongs to the router, not to the session that happened to
+ * ask first: that one may go away while others wait. When the router goes away
+ * (its runtime has been replaced), those who wait for its fetches look again,
+ * with their own routers. */
 
 #include "service/route.h"
 
@@ -31,7 +31,7 @@ struct router {
 	int default_destination;
 };
 
-/* One question to the store, or a change in it (then it has changed). */
+/* One question to the store, or a change in it (then changed is set). */
 struct route_fetch {
 	struct route_fetch *next, *prev;
 	struct router *router;
@@ -44,18 +44,18 @@ struct route_fetch {
 };
 
 struct route_lookup {
-	struct router *router; /* gone, maybe, once this is cancelled */
+	struct router *router; /* may be freed once this is cancelled */
 	struct mailbox *mailbox;
 	route_done *done;
 	void *arg;
 	const char *step; /* the key being asked: key, or its domain */
-	struct event *timeout; /* NULL: has not had to wait */
+	struct event *timeout; /* NULL: did not have to wait */
 	struct cache_waiter waiter;
 	struct cache_answer answer;
 	struct mailbox_item woken;
 	bool again; /* woken without an answer: has to look again */
-	bool late; /* its time is over: nothing more is waited for */
-	bool cancelled; /* waits only to be woken and freed */
+	bool late; /* its time is over; it waits for nothing more */
+	bool cancelled; /* waits only until it is woken and freed */
 	char key[];
 };
 
@@ -217,7 +217,7 @@ route_lookup_cancel(struct route_lookup **lp)
 		route_lookup_free(l);
 		return;
 	}
-	/* Being woken: from here on it has its mailbox only. */
+	/* It is being woken: from here on it uses only its mailbox. */
 	l->cancelled = true;
 	if (l->timeout != NULL)
 		evtimer_del(l->timeout);
@@ -231,7 +231,7 @@ route_lookup_free(struct route_lookup *l)
 	free(l);
 }
 
-/* Asks for l->step. True: the lookup is over, l is gone. */
+/* Asks for l->step. Returns true if the lookup is over and l is freed. */
 static bool
 route_step(struct route_lookup *l)
 {
@@ -276,8 +276,9 @@ route_fail(struct route_lookup *l)
 	l->answer = (struct cache_answer){STORE_FAILED, -1, false};
 }
 
-/* A lookup's time is over when it is, however many keys it asks for and
- * whoever asks the store for them. False: no memory, and it does not wait. */
+/* Starts the lookup's timeout, one for all its keys, no matter which lookup
+ * asks the store for them. Returns false if memory is short; it then does not
+ * wait. */
 static bool
 route_wait(struct route_lookup *l)
 {
@@ -289,7 +290,7 @@ route_wait(struct route_lookup *l)
 	l->timeout = evtimer_new(r->spec.base, route_timeout_cb, l);
 	if (l->timeout != NULL && evtimer_add(l->timeout, &tv) == 0)
 		return true;
-	/* Woken already, perhaps: the mailbox has it then. */
+	/* It may be woken already; the mailbox then has it. */
 	return !cache_cancel(r->spec.cache, l->step, &l->waiter);
 }
 
@@ -303,7 +304,7 @@ route_timeout_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 		route_late(l);
 }
 
-/* With what the cache has. True, as of route_answered(). */
+/* Answers with what the cache has. Returns as route_answered(). */
 static bool
 route_late(struct route_lookup *l)
 {
@@ -323,8 +324,8 @@ route_local_done(void *arg, enum store_result result, const char *text)
 		    route_destination(l->router->spec.cfg, text);
 }
 
-/* l->answer is there: ends the lookup, or goes on with the domain. True: the
- * lookup is over, l is gone. */
+/* Handles l->answer: ends the lookup, or goes on with the domain. Returns true
+ * if the lookup is over and l is freed. */
 static bool
 route_answered(struct route_lookup *l)
 {
@@ -342,7 +343,7 @@ route_answered(struct route_lookup *l)
 	case STORE_UNKNOWN:
 		break;
 	}
-	/* "@domain" alone may be what was asked for. */
+	/* The key may be an "@domain" itself. */
 	if (domain == NULL || l->step == domain) {
 		route_finish(l, ROUTE_DEFAULT);
 		return true;
@@ -398,7 +399,7 @@ route_reason_name(enum route_reason reason)
 	return names[reason];
 }
 
-/* On whatever thread fetched: over to our own. */
+/* Called on the thread that fetched; sends a message to the lookup's thread. */
 static void
 route_wake(struct cache_waiter *w, const struct cache_answer *answer)
 {
@@ -450,7 +451,8 @@ route_log_undeclared(const char *key, const char *text)
 	log_end(&line);
 }
 
-/* Linked, with its timeout running; NULL: no memory. */
+/* Returns a linked question with its timeout running, or NULL if memory is
+ * short. */
 static struct route_fetch *
 route_fetch_new(struct router *r, const char *key)
 {
@@ -610,7 +612,7 @@ route_change_done(void *arg, enum store_result result, const char *text)
 	void *changed_arg = f->arg;
 	char reason[256] = "";
 
-	/* Even if it failed: it may have arrived all the same. */
+	/* Also after a failure, because the change may have been made. */
 	cache_forget(f->router->spec.cache, f->key);
 	if (result == STORE_FAILED)
 		snprintf(reason, sizeof(reason), "%s", text);

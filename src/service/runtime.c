@@ -17,7 +17,7 @@
 #include "net/tls_identity.h"
 #include "net/tls_server.h"
 
-/* Of the workers' slices and the main thread; see runtime.h. */
+/* The references of the workers' slices and the main thread; see runtime.h. */
 struct runtime_holds {
 	atomic_size_t refs, logins;
 	atomic_size_t begun; /* slices that their workers have taken */
@@ -79,7 +79,7 @@ runtime_new(struct config *cfg, const struct runtime *old,
 	return rt;
 }
 
-/* Everything that reads files: all of it, so that all problems show. */
+/* Reads all files, even after a failure, so that all problems are reported. */
 static bool
 runtime_load(struct runtime *rt, const struct runtime *old,
     struct config_problems *problems)
@@ -98,8 +98,8 @@ runtime_load(struct runtime *rt, const struct runtime *old,
 	return rt->cache != NULL && rt->table != NULL;
 }
 
-/* The old one's, if its answers mean the same: a reload while the store is away
- * must not take away what serves meanwhile. */
+/* Keeps the old cache if its answers mean the same. A reload while the store
+ * fails must not remove the answers that serve meanwhile. */
 static struct cache *
 runtime_cache(const struct config *cfg, const struct runtime *old)
 {
@@ -149,8 +149,8 @@ runtime_destinations(struct runtime *rt, const struct runtime *old)
 	return true;
 }
 
-/* The old one goes on when it is still the same place; what it has learnt may
- * depend on anything that was changed. */
+/* Keeps the old object if it is the same endpoint, but forgets what was learnt,
+ * because that may depend on anything that was changed. */
 static struct destination *
 runtime_destination_make(const struct runtime *rt, size_t i, enum protocol p,
     const struct runtime *old)
