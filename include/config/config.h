@@ -1,10 +1,10 @@
 /* config.h: the configuration file as typed, immutable values.
  *
  * config_load() reads the whole YAML file, fills in every default and reports
- * every problem with its position. The structure is never written afterwards
- * and is owned by the runtime that was built from it. All strings are
- * terminated and never NULL unless said so; "" means not set. Times are in
- * milliseconds. Arrays have their length beside them as n_NAME. */
+ * every problem with its position. The structure is never written afterwards;
+ * the runtime made from it owns it. All strings are terminated and never NULL
+ * unless a comment says so; "" means not set. Times are in milliseconds. The
+ * length of the array NAME is n_NAME. */
 
 #ifndef CONFIG_CONFIG_H
 #define CONFIG_CONFIG_H
@@ -35,8 +35,9 @@ enum mapping_source {
 enum store_error { STORE_ERROR_TEMPFAIL, STORE_ERROR_DEFAULT };
 /* In wire order, so that < compares. */
 enum tls_version { TLS_V1_0, TLS_V1_1, TLS_V1_2, TLS_V1_3 };
-/* Cipher suites towards clients. MODERN: AEAD only. INTERMEDIATE: AEAD first,
- * ECDHE and DHE with AES-CBC last, for old clients with RSA certificates. */
+/* Cipher suites towards clients. MODERN has only AEAD. INTERMEDIATE has AEAD
+ * first, and ECDHE and DHE with AES-CBC last, for old clients with RSA
+ * certificates. */
 enum tls_profile { PROFILE_INTERMEDIATE, PROFILE_MODERN };
 /* An account that had a route and is suddenly unknown. */
 enum guard { GUARD_OFF, GUARD_WARN, GUARD_REFUSE };
@@ -164,8 +165,8 @@ struct config_destination {
 	char *name;
 	char *host;
 	struct addr host_addr; /* host as a literal address; else len 0 */
-	/* Resolved: host when not given. That may be a literal address, with
-	 * tls_pinned or tls_allow_invalid_certs only. */
+	/* Resolved: host if not given. It may be a literal address only with
+	 * tls_pinned or tls_allow_invalid_certs. */
 	char *tls_server_name;
 	char *tls_ca_file; /* "" = the system's */
 	uint8_t tls_pin[32];
@@ -196,8 +197,8 @@ struct config_admin {
 	bool present;
 	struct addr bind; /* len 0: the socket only */
 	enum tls_mode tls; /* TLS_IMPLICIT */
-	/* One of both is set when bind is. MAILFERRY_ADMIN_TOKEN has become
-	 * bearer_token already, and has emptied the other. */
+	/* If bind is set, one of these is. MAILFERRY_ADMIN_TOKEN has already
+	 * replaced bearer_token and cleared the other. */
 	char *bearer_token_file, *bearer_token;
 	unsigned min_token_len;
 	unsigned lockout_threshold;
@@ -213,7 +214,7 @@ struct config_admin {
 };
 
 struct config_state {
-	bool present; /* false: nothing is kept */
+	bool present; /* false: no section */
 	char *path;
 	uint64_t keep;
 };
@@ -247,37 +248,38 @@ struct config_problems {
 	size_t n_warning;
 };
 
-/* Reads and checks path. NULL: unreadable or no YAML at all (one problem says
- * why). Otherwise a structure that is complete and safe to look at, every bad
- * value replaced by its default, so that later checks (certificates, mapping
- * file) can add what they find; usable only when problems->n_error is 0.
- * problems must be zeroed by the caller, who clears it. */
+/* Reads and checks path. Returns NULL if the file is unreadable or not YAML
+ * (one problem says why). Otherwise returns a complete structure in which
+ * defaults replace bad values, so that later checks (certificates, mapping
+ * file) can add problems. It may be used only if problems->n_error is 0. The
+ * caller zeroes problems before and clears it afterwards. */
 struct config *config_load(const char *path, struct config_problems *problems);
 
-/* From memory instead of a file; name stands for FILE, relative paths are
- * relative to the directory in name. For tests and fuzzing. */
+/* Does the same from memory. name replaces FILE, and relative paths start at
+ * the directory of name. For tests and fuzzing. */
 struct config *config_parse(const char *name, const char *text, size_t len,
     struct config_problems *problems);
 
 void config_free(struct config **cfg);
 
-/* The configuration as it is in force, every default filled in, as YAML that
- * reads back the same. Passwords in URLs and what else is secret are stars. */
+/* Writes the configuration with every default filled in, as YAML that reads
+ * back the same. Passwords in URLs and other secrets are stars. */
 void config_dump(const struct config *cfg, FILE *out);
 
 #define CONFIG_URL_MAX 2048
 
-/* A URL with stars for its password, and for parameters that are named like
- * one. */
+/* Writes a URL with stars for its password and for parameters that are named
+ * like a password. */
 void config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1]);
 
-/* The URL at the dotted key path the same way, with stars also for all that
- * came from the environment. url: its value. */
+/* Does the same for the URL at the dotted key path, with stars also for text
+ * from the environment. url: its value. */
 void config_show_url(const struct config *cfg, const char *path,
     const char *url, char out[CONFIG_URL_MAX + 1]);
 
-/* ", preauth_timeout 7s, max_auth_attempts 1": the numbers and durations of a
- * listener that are not the defaults, but for max_connections; may be "". */
+/* Writes the numbers and durations of a listener that are not the defaults,
+ * except max_connections: ", preauth_timeout 7s, max_auth_attempts 1"; may be
+ * "". */
 void config_listener_changes(const struct config_listener *l, FILE *out);
 
 /* Adds a problem at the value of the dotted key path ("tls.certificate.
@@ -289,8 +291,8 @@ void config_warning(const struct config *cfg, struct config_problems *problems,
     const char *key, const char *fmt, ...) PRINTF_LIKE(4, 5);
 void config_problems_clear(struct config_problems *problems);
 
-/* Whether both have the same values for all keys that begin with prefix
- * ("mapping."); keys in lists and in named sections are not looked at. */
+/* Returns true if both have the same values for all keys that begin with prefix
+ * ("mapping."). Ignores keys in lists and in named sections. */
 bool config_same(const struct config *a, const struct config *b,
     const char *prefix);
 

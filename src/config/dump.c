@@ -1,8 +1,7 @@
-/* dump.c: the configuration that is in force, back as YAML.
+/* dump.c: writes the configuration in force as YAML.
  *
- * It walks the rows of config_keys.c, as config.c does, so that no key can be
- * forgotten. Sections that may be left out are shown where the file has
- * them. */
+ * It walks the rows of keys.c, as read.c does, so that no key can be forgotten.
+ * It shows optional sections that the file has. */
 
 #include <assert.h>
 #include <ctype.h>
@@ -77,7 +76,7 @@ config_show_url(const struct config *cfg, const char *path, const char *url,
 		config_mask_url(url, out);
 		return;
 	}
-	/* Which store it is, is no secret, even if all comes from there. */
+	/* The kind of store is not secret, even if the URL is. */
 	rest = strstr(node->shown, "://");
 	mask_put(&m, url, (size_t)(scheme + 3 - url));
 	mask_rest(&m, rest != NULL ? rest + 3 : CONFIG_STARS);
@@ -97,8 +96,8 @@ config_mask_url(const char *url, char out[CONFIG_URL_MAX + 1])
 	mask_rest(&m, scheme + 3);
 }
 
-/* All behind "://". Stars can make it longer than a URL may be; then nothing
- * of it is shown. */
+/* Masks the part after "://". If the stars make it longer than a URL may be,
+ * shows nothing of it. */
 static void
 mask_rest(struct mask *m, const char *rest)
 {
@@ -125,9 +124,9 @@ mask_rest(struct mask *m, const char *rest)
 	mask_put(m, CONFIG_STARS, strlen(CONFIG_STARS));
 }
 
-/* The @ behind user and password, or NULL. A password may hold anything,
- * another @ too; but what has a path and then a query before its first @ has
- * that in the query. */
+/* Returns the @ after user and password, or NULL. A password may contain
+ * anything, including an @. But if a path and a query precede the first @, the
+ * @ belongs to the query. */
 static const char *
 mask_user_end(const char *rest)
 {
@@ -144,7 +143,7 @@ mask_user_end(const char *rest)
 	return at;
 }
 
-/* "?name=value" or "&name=value". Returns what is behind. */
+/* Masks "?name=value" or "&name=value". Returns the text after it. */
 static const char *
 mask_parameter(struct mask *m, const char *text)
 {
@@ -275,7 +274,7 @@ dump_key(struct dump *d, const struct config_key *key, const char *base)
 	}
 }
 
-/* What may be left out, and is, has no values to show. */
+/* An optional section that is left out has no values to show. */
 static bool
 dump_is_there(struct dump *d, const struct config_key *key)
 {
@@ -289,7 +288,7 @@ dump_is_there(struct dump *d, const struct config_key *key)
 	return exact;
 }
 
-/* With the operator's names in the place of stars. */
+/* Writes the path with the operator's names instead of stars. */
 static void
 dump_path(const struct dump *d, const struct config_key *key, char *buf,
     size_t size)
@@ -365,7 +364,7 @@ dump_list(struct dump *d, const struct config_key *key, const char *base)
 	fputs("]\n", d->out);
 }
 
-/* before: the key to put in front. False: there is no value. */
+/* before: the key to put in front. Returns false if there is no value. */
 static bool
 dump_value(struct dump *d, const struct config_key *key, const void *value,
     const char *before)
@@ -385,7 +384,7 @@ dump_value(struct dump *d, const struct config_key *key, const void *value,
 		bare = bare || strcmp(buf, "true") == 0 ||
 		    strcmp(buf, "false") == 0;
 	}
-	/* Nothing, where nothing may not be said. */
+	/* Writes nothing where an empty value is not allowed. */
 	if (before != NULL && *text == '\0' && key->text == NULL)
 		return false;
 	if (key->type->is_url && *text != '\0') {
@@ -436,8 +435,8 @@ dump_quoted(struct dump *d, const char *text)
 	fputc('"', d->out);
 }
 
-/* The octets of a character that YAML takes for the end of a line, or does not
- * take at all unless it is escaped; or 0. The text is UTF-8. */
+/* Returns the octets of a character that YAML reads as an end of line or
+ * accepts only escaped; otherwise 0. The text is UTF-8. */
 static size_t
 dump_unprintable(const char *text, unsigned *code_out)
 {

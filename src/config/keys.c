@@ -160,7 +160,7 @@ static const struct config_word config_words_http_url[] = {
 #define IMPLEMENTATION_MAX 495
 #define CAPABILITY_MAX 510
 
-/* Where field f of struct s is, which has to be a c_type. */
+/* Gives the offset of field f of struct s, which must be a c_type. */
 #define FIELD(s, f, c_type)      \
 	(offsetof(struct s, f) + \
 	    0 * sizeof(_Generic(&((struct s *)0)->f, c_type * : 1)))
@@ -584,7 +584,7 @@ config_keys_root(void)
 const struct config_key *
 config_keys_element(const struct config_key *named)
 {
-	/* The table has it right behind. */
+	/* It is the next row of the table. */
 	const struct config_key *element = named + 1;
 
 	assert(named->shape == CONFIG_NAMED);

@@ -21,15 +21,15 @@ enum config_shape {
 };
 
 enum config_flag {
-	CONFIG_REQUIRED = 1 << 0, /* where its section is there */
+	CONFIG_REQUIRED = 1 << 0, /* if the file has its section */
 	CONFIG_OPTIONAL = 1 << 1, /* section: may be left out as a whole */
 	CONFIG_SECRET = 1 << 2, /* never shown */
 	CONFIG_INLINE = 1 << 3, /* list: an array of max in the struct */
-	CONFIG_UNIQUE = 1 << 4, /* list: nothing twice */
-	CONFIG_ONE = 1 << 5 /* list: one value may stand without brackets */
+	CONFIG_UNIQUE = 1 << 4, /* list: no duplicates */
+	CONFIG_ONE = 1 << 5 /* list: one value needs no brackets */
 };
 
-/* One of the words that a key takes. A "" stands for "not set". */
+/* One of the words that a key accepts. "" means not set. */
 struct config_word {
 	const char *text;
 	int value;
@@ -42,16 +42,17 @@ struct config_key {
 	enum config_shape shape;
 	const struct config_type *type; /* of the value, or of each element */
 	unsigned flags;
-	/* The default as it would be written, list elements with ", " between
-	 * them. NULL: none, or one that help tells. */
+	/* The default as in the file, with ", " between list elements. NULL: no
+	 * default, or help describes it. */
 	const char *text;
-	/* Numbers: the range. Texts: octets. Lists and names: how many. */
+	/* The range of a number, the octets of a text, or the number of
+	 * elements of a list or names. */
 	uint64_t min, max;
 	uint64_t longest; /* of a list's texts, octets; 0: 255 */
 	const struct config_word *words; /* the last one has no text */
-	/* Where it goes, from the start of struct config or of the innermost
-	 * named section's struct; n_offset is the length beside an array. A
-	 * section may have a bool there that says it is present. */
+	/* The offset of its field in struct config or in the innermost named
+	 * section's struct. n_offset is that of an array's length. A section
+	 * may have a bool there that tells that it is present. */
 	size_t offset, n_offset;
 	size_t size; /* CONFIG_NAMED: of its struct */
 	const char *help;
@@ -60,17 +61,18 @@ struct config_key {
 extern const struct config_key config_keys[];
 extern const size_t n_config_keys;
 
-/* The row whose path is "". */
+/* Returns the row whose path is "". */
 const struct config_key *config_keys_root(void);
 
-/* The section below one of CONFIG_NAMED: "listener" has "listener.*". */
+/* Returns the section below a CONFIG_NAMED: "listener.*" for "listener". */
 const struct config_key *config_keys_element(const struct config_key *named);
 
-/* The row of name in section, or NULL. */
+/* Returns the row of name in section, or NULL. */
 const struct config_key *config_keys_find(const struct config_key *section,
     const char *name);
 
-/* The rows directly below section, one after the other; first is NULL. */
+/* Returns the row directly below section that follows before, or NULL; the
+ * first one if before is NULL. */
 const struct config_key *config_keys_next(const struct config_key *section,
     const struct config_key *before);
 
@@ -88,8 +90,8 @@ const char *config_keys_names(const struct config_key *section, char *buf,
 /* The last part of its path. */
 const char *config_keys_name(const struct config_key *key);
 
-/* "an integer from 0 to 1024", for people. element: one of a list. Returns
- * buf. */
+/* Writes "an integer from 0 to 1024", for people. element: for one element of a
+ * list. Returns buf. */
 const char *config_keys_accepts(const struct config_key *key, bool element,
     char *buf, size_t size);
 

@@ -1,6 +1,6 @@
-/* notes.c: problems and warnings, with the place they are about.
+/* notes.c: problems and warnings, with their positions.
  *
- * They are found in any order and told in the order of the file. */
+ * They are found in any order and reported in the order of the file. */
 
 #include "notes.h"
 
@@ -11,13 +11,13 @@
 
 #include "platform/log.h"
 
-/* Beyond this many of a kind the file is something else altogether. */
+/* With more than this of a kind, the file is not a configuration. */
 #define NOTES_MAX 1000
 
 /* One of them, until all are sorted. */
 struct note {
 	struct config_mark mark;
-	size_t order; /* of finding, for what stands at one place */
+	size_t order; /* in which they were found, at one position */
 	enum notes_severity severity;
 	char *key; /* dotted path, may be "" */
 	char *text;
@@ -84,7 +84,7 @@ notes_push(struct notes *n, const char *fmt, ...)
 	return len;
 }
 
-/* A name from the file, which may be anything. */
+/* Appends a name from the file, which may contain anything. */
 void
 notes_push_name(struct notes *n, const char *name)
 {
@@ -124,7 +124,7 @@ notes_is_below(const char *key, const char *parent)
 	return strncmp(key, parent, len) == 0 && strchr(".[", key[len]) != NULL;
 }
 
-/* Is the key in the file? */
+/* Returns true if the file has the key. */
 bool
 notes_has(const struct notes *n, const char *fmt, ...)
 {
@@ -188,7 +188,7 @@ notes_compare(const void *a, const void *b)
 	return l->order < r->order ? -1 : 1;
 }
 
-/* All notes, sorted, become lines; they are gone afterwards. */
+/* Turns all notes, sorted, into lines, and frees the notes. */
 void
 notes_tell(struct notes *n, struct config_problems *problems)
 {

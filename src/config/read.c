@@ -1,8 +1,9 @@
-/* read.c: from the YAML tree to struct config.
+/* read.c: makes struct config from the YAML tree.
  *
- * The file is read along the rows of keys.c, each value by its type; what was
- * left out is filled in from what was given; then rules.c asks what concerns
- * more than one key. All problems are collected and told in the file's order. */
+ * It reads the file along the rows of keys.c, each value by its type, and
+ * derives keys that were left out from other keys. Then rules.c checks rules
+ * over several keys. All problems are collected and reported in the file's
+ * order. */
 
 #include "config/config.h"
 
@@ -202,11 +203,11 @@ config_destination_find(const struct config *cfg, const char *name, size_t len)
 	return -1;
 }
 
-/* The file's text, or NULL. */
+/* Returns the file's text, or NULL. */
 static char *
 read_slurp(const char *path, size_t *len_out, struct err *err)
 {
-	/* One more, to notice what is too big. */
+	/* One octet more, to notice a file that is too big. */
 	size_t size = CONFIG_FILE_MAX + 1;
 	char *text = notes_grow(NULL, size, 1);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -240,7 +241,8 @@ read_slurp_fd(int fd, char *text, size_t size, size_t *len_out)
 	return 0;
 }
 
-/* The absolute directory of file: paths must survive a chdir(2). */
+/* Returns the absolute directory of file, because paths must survive a
+ * chdir(2). */
 static char *
 read_directory(const char *file)
 {
@@ -257,7 +259,7 @@ read_directory(const char *file)
 	return notes_format("%s/%.*s", cwd, len, file);
 }
 
-/* Takes tree over. */
+/* Takes ownership of tree. */
 static struct config *
 read_build(const char *name, struct config_tree *tree,
     struct config_problems *problems)
@@ -284,8 +286,8 @@ read_build(const char *name, struct config_tree *tree,
 	return cfg;
 }
 
-/* Reads every row of section from node (NULL: all defaults) into base.
- * wanted: missing keys are worth a problem. */
+/* Reads every row of section from node (NULL: all defaults) into base. wanted:
+ * a missing key is a problem. */
 static void
 read_section(struct config_reader *r, const struct config_key *section,
     const struct config_node *node, void *base, bool wanted)
@@ -303,8 +305,8 @@ read_section(struct config_reader *r, const struct config_key *section,
 	}
 }
 
-/* Keys that do not exist, or exist twice. Their own place is told: the value
- * may be many lines long. */
+/* Reports unknown and duplicate keys at the position of the key, because the
+ * value may have many lines. */
 static void
 read_strangers(struct config_reader *r, const struct config_key *section,
     const struct config_node *node)
@@ -453,7 +455,7 @@ read_element(struct config_reader *r, const struct config_key *section,
 	r->notes.mark = mark;
 }
 
-/* Names stand in mapping files, logs and URLs. */
+/* Names are used in mapping files, logs and URLs. */
 static bool
 read_name_is_good(const char *name)
 {
@@ -508,7 +510,7 @@ read_only(struct config_reader *r, const struct config_key *key,
 	memcpy(read_place(base, key->n_offset), &n, sizeof(n));
 }
 
-/* The good ones of list into values; how many they are. */
+/* Reads the valid elements of list into values. Returns their number. */
 static size_t
 read_elements(struct config_reader *r, const struct config_key *key,
     const struct config_node *list, char *values)
@@ -660,7 +662,7 @@ read_place(void *base, size_t offset)
 	return (char *)base + offset;
 }
 
-/* What follows from other keys when it was left out. */
+/* Derives keys that were left out from other keys. */
 static void
 read_settle(struct config_reader *r)
 {
@@ -712,7 +714,8 @@ read_settle_listener(const struct config *cfg, struct config_listener *l)
 		l->profile = cfg->tls.profile;
 }
 
-/* The environment wins, so that the secret need not be in any file. */
+/* The environment takes precedence, so that the secret need not be in a
+ * file. */
 static void
 read_settle_admin(struct config_reader *r)
 {
@@ -754,7 +757,7 @@ read_settle_destination(struct config_reader *r, struct config_destination *d)
 		pop3->port = pop3->tls == TLS_IMPLICIT ? 995 : 110;
 }
 
-/* After the rules: one of them asks whether it was given. */
+/* Called after the rules, because one of them checks whether it was given. */
 static void
 read_settle_server_name(struct config_reader *r, struct config_destination *d)
 {
@@ -771,7 +774,7 @@ read_destination_compare(const void *a, const void *b)
 	return strcmp(l->name, r->name);
 }
 
-/* why is read behind "is". */
+/* why follows the word "is". */
 static void
 read_bad_value(struct config_reader *r, const struct config_key *key,
     const struct config_node *node, const char *why)
@@ -791,8 +794,8 @@ read_bad_value(struct config_reader *r, const struct config_key *key,
 		    kinds[node->kind], why, accepts);
 }
 
-/* Not what is secret, came from the environment, or stands where a section
- * belongs: "redis: redis://:PASSWORD@HOST" is easily written. */
+/* Returns false for a secret, for text from the environment, and for a value
+ * instead of a section: "redis: redis://:PASSWORD@HOST" is a likely mistake. */
 static bool
 read_is_shown(const struct config_key *key, const struct config_node *node)
 {

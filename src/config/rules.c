@@ -1,7 +1,7 @@
-/* rules.c: what must hold in a configuration beyond the value of one key.
+/* rules.c: the rules over more than one key.
  *
- * One function for each rule; the tables below are the index. A rule stays
- * silent where its keys are bad already: notes_at() knows. */
+ * Each rule is one function; the tables below are the index. A rule reports
+ * nothing if its keys are already bad: notes_at() checks this. */
 
 #include "rules.h"
 
@@ -15,7 +15,7 @@
 #include "notes.h"
 #include "platform/log.h"
 
-/* A cipher suite that we would use towards clients. */
+/* A cipher suite that mailferry uses towards clients. */
 struct config_suite {
 	const char *name;
 	enum tls_version version;
@@ -122,7 +122,7 @@ static void (*const rules_of_destination[])(struct notes *,
     rules_forwarding,
 };
 
-/* Forward secret and authenticated, all of them. */
+/* All are forward secret and authenticated. */
 static const struct config_suite rules_suite_table[] = {
     {"TLS_AES_256_GCM_SHA384", TLS_V1_3},
     {"TLS_CHACHA20_POLY1305_SHA256", TLS_V1_3},
@@ -191,7 +191,7 @@ rules_certificates(const struct config *cfg, struct notes *n)
 	}
 }
 
-/* Listeners may ask for TLS 1.3 each by itself. */
+/* Each listener may require TLS 1.3. */
 static void
 rules_suites(const struct config *cfg, struct notes *n)
 {
@@ -238,7 +238,7 @@ rules_binds(const struct config *cfg, struct notes *n)
 	size_t i, k;
 
 	for (i = 0; i < cfg->n_listener; i++) {
-		/* Bad elements are left out: the numbers would be wrong. */
+		/* Bad elements are left out, so the indices would be wrong. */
 		if (!notes_at(n, "listener.%s.bind", cfg->listener[i].name))
 			continue;
 		for (k = 0; k < cfg->listener[i].n_bind; k++)
@@ -246,7 +246,7 @@ rules_binds(const struct config *cfg, struct notes *n)
 	}
 }
 
-/* Is a bind address one of an earlier line, or the management's? */
+/* Reports a bind address that an earlier line or the management has. */
 static void
 rules_bind_check(const struct config *cfg, struct notes *n, size_t listener,
     size_t bind)
@@ -283,7 +283,7 @@ rules_is_same(const struct addr *a, const struct addr *b)
 	return addr_port(a) == addr_port(b) && addr_same_ip(a, b);
 }
 
-/* CAPA would say it twice. */
+/* CAPA would show it twice. */
 static void
 rules_advertise(const struct config *cfg, struct notes *n)
 {
@@ -609,7 +609,7 @@ rules_admin(const struct config *cfg, struct notes *n)
 		    "neither bind nor socket; expected at least one of them");
 }
 
-/* A token in a file is read, and measured, by who serves it. */
+/* The server of the API reads a token in a file and checks its length. */
 static void
 rules_admin_token(const struct config *cfg, struct notes *n)
 {
@@ -784,8 +784,9 @@ rules_loop(const struct config *cfg, struct notes *n, const char *name,
 	}
 }
 
-/* Would a connection to arrive at the socket bound? Only what addresses tell
- * by themselves; the session knows more once names are resolved. */
+/* Returns true if a connection to this address would reach the socket bound.
+ * Checks only literal addresses; the session checks again when names are
+ * resolved. */
 static bool
 rules_reaches(const struct addr *to, const struct addr *bound)
 {
@@ -799,7 +800,7 @@ rules_reaches(const struct addr *to, const struct addr *bound)
 		return false;
 	if (addr_is_unspecified(bound))
 		return local;
-	/* Linux takes a connection to 0.0.0.0 to 127.0.0.1. */
+	/* Linux sends a connection to 0.0.0.0 to 127.0.0.1. */
 	return addr_is_unspecified(to) && rules_is_loopback(bound);
 }
 

@@ -1,7 +1,7 @@
-/* rules.h: what must hold in a configuration beyond the value of one key.
+/* rules.h: the rules over more than one key.
  *
- * Called by read.c once cfg is complete but for the server names that
- * destinations take from their hosts; every problem becomes a note. */
+ * read.c calls them when cfg is complete, except for the server names that
+ * destinations take from their hosts. Every problem becomes a note. */
 
 #ifndef CONFIG_RULES_H
 #define CONFIG_RULES_H

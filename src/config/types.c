@@ -1,8 +1,8 @@
 /* types.c: the types of values.
  *
- * A type is a function from text to memory, and one back. The same function
- * reads the file's value and the row's default, so neither can say what the
- * other could not. */
+ * A type is a function that parses text into memory, and one that formats it.
+ * The same function reads the file's value and the row's default, so both
+ * accept the same texts. */
 
 #include "types.h"
 
@@ -266,8 +266,8 @@ types_integer(const struct config_input *in, uint64_t *out)
 	return NULL;
 }
 
-/* Decimal, without a leading zero (octal to YAML 1.1). What does not fit is
- * UINT64_MAX, which no range allows. */
+/* Parses decimal digits without a leading zero (octal in YAML 1.1). A number
+ * that does not fit becomes UINT64_MAX, which no range allows. */
 static bool
 types_digits(const char *text, size_t len, uint64_t *out, size_t *used_out)
 {
@@ -330,7 +330,7 @@ types_word(const struct config_input *in, void *out)
 	return "unknown";
 }
 
-/* Exactly these names: a mechanism's case is ours to write. */
+/* Accepts exactly these names, in upper case. */
 static const char *
 types_mechanism(const struct config_input *in, void *out)
 {
@@ -343,7 +343,7 @@ types_mechanism(const struct config_input *in, void *out)
 	return NULL;
 }
 
-/* Any text within the row's length. */
+/* Accepts any text within the row's length. */
 static const char *
 types_store(const struct config_input *in, void *out)
 {
@@ -357,7 +357,7 @@ types_store(const struct config_input *in, void *out)
 	return NULL;
 }
 
-/* And without what ends or garbles a line. */
+/* Accepts a text that cannot end or garble a line. */
 static const char *
 types_line(const struct config_input *in, void *out, const char *unfit)
 {
@@ -385,14 +385,14 @@ types_string(const struct config_input *in, void *out)
 	return types_line(in, out, "");
 }
 
-/* Whether it is declared, config.c knows when all are. */
+/* rules.c checks later whether it is declared. */
 static const char *
 types_destination(const struct config_input *in, void *out)
 {
 	return types_line(in, out, "");
 }
 
-/* SQL may be written over several lines. */
+/* SQL may have several lines. */
 static const char *
 types_statement(const struct config_input *in, void *out)
 {
@@ -436,8 +436,8 @@ types_log_target(const struct config_input *in, void *out)
 	return types_path(in, out);
 }
 
-/* Each octet is looked for by itself. A quote, a space or a control is refused
- * in a name, so that none of them can stand for an @. */
+/* Each octet is one substitute. Quotes, spaces and control characters are
+ * refused in a name, so they cannot replace an @. */
 static const char *
 types_at_substitutes(const struct config_input *in, void *out)
 {
@@ -503,7 +503,7 @@ types_host(const struct config_input *in, void *out)
 	return types_store(in, out);
 }
 
-/* Lower case: SNI is compared with it octet by octet. */
+/* Converts to lower case, because SNI is compared with it octet by octet. */
 static const char *
 types_subject(const struct config_input *in, void *out)
 {
@@ -527,7 +527,7 @@ types_banner(const struct config_input *in, void *out)
 	return types_line(in, out, "<>");
 }
 
-/* A line of CAPA's; one that begins with a dot could end it. */
+/* A line of CAPA. A line that begins with a dot could end the reply. */
 static const char *
 types_capability(const struct config_input *in, void *out)
 {
@@ -605,13 +605,13 @@ types_fingerprint(const struct config_input *in, void *out)
 		any |= pin[n / 2];
 		n++;
 	}
-	/* All zeros is nobody's: it says that none is set. */
+	/* All zeros means that none is set. */
 	if (in->len > 0 && (n != 64 || any == 0))
 		return "not a fingerprint";
 	return NULL;
 }
 
-/* Values as they would be written. */
+/* Formats values as in the file. */
 
 static void
 types_format_boolean(const struct config_key *key UNUSED, const void *value,

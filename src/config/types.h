@@ -21,17 +21,17 @@ struct config_input {
 
 struct config_type {
 	const char *name;
-	const char *accepts; /* NULL: made from range or words */
+	const char *accepts; /* NULL: from range or words */
 	size_t size; /* of one in memory */
 	bool is_text; /* a char *, never NULL */
 	bool is_url; /* may hold a password */
-	/* What the row accepts, for people, when accepts is NULL. NULL too:
-	 * its words. */
+	/* Writes what the row accepts, for people, if accepts is NULL. If this
+	 * is NULL too, its words are used. */
 	void (*range)(const struct config_key *key, char *buf, size_t size);
-	/* NULL, or what in is: "not a number". */
+	/* Returns NULL, or what is wrong with in: "not a number". */
 	const char *(*parse)(const struct config_input *in, void *out);
-	/* What parse() reads as value; "" for none. Texts have no such
-	 * function: they are what they are. */
+	/* Writes the text that parse() reads as value; "" for none. Texts have
+	 * no such function. */
 	void (*format)(const struct config_key *key, const void *value,
 	    char *buf, size_t size);
 };

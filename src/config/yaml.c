@@ -1,13 +1,13 @@
-/* yaml.c: libyaml's events become a tree that knows positions.
+/* yaml.c: makes a tree with positions from libyaml's events.
  *
  * The file's author is trusted, but a file may be damaged, generated or meant
- * for another program, and a reload must survive each of these: everything
- * here is bounded. An alias shares the node it names, so a bomb costs nothing
- * to hold; what it would cost to walk is counted, and refused.
+ * for another program, and a reload must survive this. So everything here is
+ * bounded. An alias shares the node that it names, so an alias bomb needs no
+ * memory; the cost of walking it is counted and limited.
  *
- * Faults of a single value (an unset variable, a repeated key) stay in the
- * tree, for config.c to report with the key's path among all other problems.
- * Only what leaves no tree is a struct config_fault. */
+ * Faults of a single value (an unset variable, a duplicate key) stay in the
+ * tree, and read.c reports them with the key's path among all other problems.
+ * Only a fault that leaves no tree is a struct config_fault. */
 
 #include "yaml.h"
 
@@ -39,7 +39,7 @@ struct config_anchor {
 	const struct config_node *node;
 };
 
-/* What is needed while reading only. */
+/* The state while reading. */
 struct config_yaml {
 	yaml_parser_t parser;
 	struct config_tree *tree;
@@ -51,7 +51,7 @@ struct config_yaml {
 	/* A scalar with its variables replaced. */
 	char scalar[CONFIG_SCALAR_MAX];
 	size_t scalar_len;
-	bool stars; /* for what the variables hold */
+	bool stars; /* instead of the variables' values */
 };
 
 static const struct config_node *config_yaml_document(struct config_yaml *y);
@@ -115,7 +115,7 @@ config_yaml_parse(const char *text, size_t len, struct config_fault *fault)
 		log_msg(LOG_ERR, "configuration: out of memory");
 		exit(EX_OSERR);
 	}
-	/* A byte order mark is tolerated, UTF-16 is not: libyaml must not
+	/* A byte order mark is accepted, but UTF-16 is not; libyaml must not
 	 * guess. */
 	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
 		text += 3;
@@ -223,8 +223,8 @@ config_yaml_find(const struct config_tree *tree, const char *path,
 	return node;
 }
 
-/* One ".key" or "[n]" of path; its length, or 0 when node has no such thing.
- * Names may hold dots, so the longest key that fits is meant. */
+/* Follows one ".key" or "[n]" of path. Returns its length, or 0 if node does
+ * not have it. Names may contain dots, so the longest key that fits is used. */
 static size_t
 config_yaml_step(const struct config_node *node, const char *path,
     const struct config_node **value_out)
@@ -262,7 +262,7 @@ config_yaml_step_list(const struct config_node *list, const char *path,
 	return (size_t)(end + 1 - path);
 }
 
-/* The whole stream: exactly one document, a mapping. */
+/* Reads the whole stream: exactly one document, a mapping. */
 static const struct config_node *
 config_yaml_document(struct config_yaml *y)
 {
@@ -305,7 +305,7 @@ config_yaml_document(struct config_yaml *y)
 	return root;
 }
 
-/* Takes event over. */
+/* Takes ownership of event. */
 static const struct config_node *
 config_yaml_node(struct config_yaml *y, yaml_event_t *event, size_t depth)
 {
@@ -372,7 +372,7 @@ config_yaml_scalar(struct config_yaml *y, const yaml_event_t *event)
 	node->len = y->scalar_len;
 	if (node->from_environment && node->fault == NULL)
 		node->shown = config_yaml_stars(y, raw, len);
-	/* A long text that is repeated by aliases adds up as well. */
+	/* Aliases may repeat a long text, so its length counts as well. */
 	node->weight += node->len / 64;
 	return node;
 }
@@ -467,8 +467,7 @@ config_yaml_key(struct config_yaml *y, const yaml_event_t *event)
 	return entry;
 }
 
-/* Hangs entry below parent, if its value could be read and is still within
- * the bounds. */
+/* Adds entry to parent if its value could be read and is within the bounds. */
 static bool
 config_yaml_adopt(struct config_yaml *y, struct config_node *parent,
     struct config_entry ***tail, struct config_entry *entry)
@@ -488,8 +487,8 @@ config_yaml_adopt(struct config_yaml *y, struct config_node *parent,
 	return true;
 }
 
-/* Sorts the keys, as a broken file may have 100,000 of them, and marks those
- * that stood there before. */
+/* Sorts the keys, because a broken file may have 100,000 of them, and marks the
+ * duplicates. */
 static void
 config_yaml_sort(struct config_yaml *y, struct config_node *map)
 {
@@ -533,7 +532,8 @@ config_yaml_entry_compare(const void *a, const void *b)
 	return order;
 }
 
-/* An anchor is known when its value is complete, so none holds itself. */
+/* An anchor is known only when its value is complete, so it cannot contain
+ * itself. */
 static const struct config_node *
 config_yaml_alias(struct config_yaml *y, const yaml_event_t *event,
     size_t depth)
@@ -600,7 +600,8 @@ config_yaml_tagged(const yaml_event_t *event)
 	return false;
 }
 
-/* Puts raw into y->scalar, each ${NAME} replaced. NULL, or what is wrong. */
+/* Writes raw to y->scalar with each ${NAME} replaced. Returns NULL, or what is
+ * wrong. */
 static const char *
 config_yaml_expand(struct config_yaml *y, const char *raw, size_t len,
     bool *expanded_out)
@@ -690,7 +691,8 @@ config_yaml_utf8(const char *text, size_t len)
 	return true;
 }
 
-/* The octets of the character at s, or 0: not UTF-8 (RFC 3629). */
+/* Returns the octets of the character at s, or 0 if it is not UTF-8 (RFC
+ * 3629). */
 static size_t
 config_yaml_utf8_len(const unsigned char *s, size_t len)
 {
@@ -762,7 +764,7 @@ config_yaml_reader_fault(struct config_yaml *y)
 	    p->problem == NULL ? "not readable" : p->problem);
 }
 
-/* Always false. The first fault is the one that counts. */
+/* Always returns false. The first fault counts. */
 static bool
 config_yaml_fault(struct config_yaml *y, struct config_mark mark,
     const char *fmt, ...)

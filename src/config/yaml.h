@@ -1,9 +1,9 @@
 /* yaml.h: a YAML text as a tree of nodes that know line and column.
  *
- * Called by config.c only. The tree owns every byte it hands out; borrowed
- * pointers are good until config_yaml_free(). What the built configuration
- * keeps (strings, arrays) comes from config_yaml_alloc() too, so that all of
- * it goes, wiped, in one call. Running out of memory ends the process. */
+ * Only this folder calls it. The tree owns every byte that it hands out;
+ * borrowed pointers are valid until config_yaml_free(). The strings and arrays
+ * of the configuration also come from config_yaml_alloc(), so that one call
+ * wipes and frees all of it. Running out of memory ends the process. */
 
 #ifndef CONFIG_YAML_H
 #define CONFIG_YAML_H
@@ -22,12 +22,12 @@ struct config_node {
 	enum config_node_kind kind;
 	struct config_mark mark;
 
-	/* CONFIG_SCALAR. Terminated, but may hold NUL: len counts. An empty
+	/* CONFIG_SCALAR. Terminated, but may contain NUL; len counts. An empty
 	 * or null value is "". */
 	const char *text;
 	size_t len;
 	bool plain; /* not quoted */
-	bool from_environment; /* holds a ${NAME}: not to be shown */
+	bool from_environment; /* has a ${NAME}, so it is not shown */
 	const char *shown; /* then: text with stars for each; or NULL */
 	const char *fault; /* why it has no usable value, or NULL */
 
@@ -44,7 +44,7 @@ struct config_entry {
 	struct config_entry *next;
 	const char *key; /* NULL in a list; otherwise without NUL */
 	struct config_mark mark; /* of the key */
-	size_t repeats_line; /* not 0: the key stood there already */
+	size_t repeats_line; /* the line of the same key before; or 0 */
 	const struct config_node *value;
 };
 
@@ -53,13 +53,13 @@ struct config_tree {
 	struct config_block *block; /* all memory */
 };
 
-/* Why a text is no usable YAML. */
+/* Why a text is not usable YAML. */
 struct config_fault {
 	struct config_mark mark;
 	char text[256];
 };
 
-/* More than any sane file needs, and what an alias bomb runs into. */
+/* The bounds: more than any sane file needs; they stop an alias bomb. */
 #define CONFIG_FILE_MAX (1024 * 1024)
 #define CONFIG_WEIGHT_MAX (256 * 1024)
 #define CONFIG_DEPTH_MAX 32
@@ -68,17 +68,18 @@ struct config_fault {
 
 #define CONFIG_STARS "********"
 
-/* One document whose root is a mapping, or NULL and the reason. */
+/* Parses one document whose root is a mapping. Returns NULL with the reason. */
 struct config_tree *config_yaml_parse(const char *text, size_t len,
     struct config_fault *fault);
 void config_yaml_free(struct config_tree **tree);
 
-/* Zeroed memory that lives as long as the tree. */
+/* Returns zeroed memory that lives as long as the tree. */
 void *config_yaml_alloc(struct config_tree *tree, size_t n, size_t size);
 char *config_yaml_strndup(struct config_tree *tree, const char *text,
     size_t len);
 
-/* The value of key in a mapping, or NULL: not there, or no mapping. */
+/* Returns the value of key in a mapping, or NULL if it is missing or node is
+ * not a mapping. */
 const struct config_node *config_yaml_get(const struct config_node *map,
     const char *key);
 
