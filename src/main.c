@@ -1,4 +1,4 @@
-/* main.c: options, and what has to be set before anything else. */
+/* main.c: reads the options, and sets the allocators before anything else. */
 
 #include <getopt.h>
 #include <stdio.h>
@@ -30,15 +30,15 @@ static int main_serve(const char *path, int argc, char **argv);
 static int main_route(const char *path, int argc, char **argv);
 static int main_misused(void);
 
-/* Both libraries free buffers that held passwords as they are: what they give
- * back is wiped. Before either has allocated anything. */
+/* By themselves both libraries free buffers with passwords without wiping them.
+ * Call before either of them has allocated memory. */
 static void
 main_memory(void)
 {
 	event_set_mem_functions(secret_malloc, secret_realloc, secret_free);
 }
 
-/* OpenSSL's allocator hooks carry the caller's place. */
+/* OpenSSL's allocator hooks also get the caller's file and line. */
 static void *main_ssl_malloc(size_t n, const char *file, int line);
 static void *main_ssl_realloc(void *p, size_t n, const char *file, int line);
 static void main_ssl_free(void *p, const char *file, int line);
@@ -61,7 +61,7 @@ main_ssl_free(void *p, const char *file UNUSED, int line UNUSED)
 	secret_free(p);
 }
 
-/* libevent's own words (name servers that fail) belong into our log. */
+/* Puts libevent's messages (about failing name servers) into the log. */
 static void
 main_event_log(int severity, const char *text)
 {
@@ -204,8 +204,8 @@ main(int argc, char **argv)
 		fprintf(stderr, "mailferry: OpenSSL was started too early\n");
 		return EX_SOFTWARE;
 	}
-	/* A thread that still connects to a store may be in the midst of a
-	 * handshake when the process ends. */
+	/* When the process ends, a thread may still be in the handshake with a
+	 * store. */
 	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
 	main_memory();
 	if (path == NULL || path[0] == '\0')

@@ -1,4 +1,4 @@
-/* server.h: the daemon: order of start, reload, drain. */
+/* server.h: the daemon: start, reload, drain. */
 
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H
@@ -7,14 +7,14 @@
 #include "platform/util.h"
 
 /* Runs with the configuration in path until SIGTERM or SIGINT. Returns the exit
- * status; what was wrong has been said on stderr. */
+ * status; problems have been reported on stderr. */
 int server_run(const char *path) MUST_CHECK;
 
-/* Validates, loads what the file names, binds nothing; says what it found, and
- * what would run. */
+/* Validates the configuration and loads the files that it names. Prints the
+ * problems, or what would run. Binds nothing. */
 int server_check(const char *path) MUST_CHECK;
 
-/* Prints the configuration in force (config_dump()). */
+/* Prints the configuration with all defaults (config_dump()). */
 int server_dump(const char *path) MUST_CHECK;
 
 #endif

@@ -1,9 +1,9 @@
-/* binds.c: which sockets the workers listen on.
+/* binds.c: the sockets that the workers listen on.
  *
  * Each worker has a socket of its own for each address (SO_REUSEPORT). An
  * address that stays keeps its sockets. A wider or narrower one (0.0.0.0:110,
- * 127.0.0.1:110) is bound before the former one is closed: the kernel allows
- * this among sockets of one user, so that no moment is without one. */
+ * 127.0.0.1:110) is bound before the old one is closed, so that there is always
+ * a socket; the kernel allows this among sockets of one user. */
 
 #include "binds.h"
 
@@ -83,8 +83,8 @@ binds_count(const struct config *cfg)
 	return n;
 }
 
-/* The rows of one listener, from row on. All its binds are tried, so that all
- * problems show. */
+/* Fills the rows of one listener, from row on. Tries all its binds, so that all
+ * problems are reported. */
 static bool
 binds_listener(struct binds *b, const struct binds_spec *spec, size_t listener,
     size_t row, struct config_problems *problems)
@@ -114,7 +114,7 @@ binds_listener(struct binds *b, const struct binds_spec *spec, size_t listener,
 	return ok;
 }
 
-/* Counts outlive reloads: connections do. */
+/* Counts outlive reloads, because connections do. */
 static struct worker_count *
 binds_counter(struct worker_count **counts, const char *name)
 {
@@ -144,8 +144,8 @@ binds_there(const struct config *old, const struct addr *addr)
 	return false;
 }
 
-/* Returns true if the workers listen on something that takes this in, or that
- * this takes in. */
+/* Returns true if the workers listen on an address that includes this one, or
+ * that this one includes. */
 static bool
 binds_overlap(const struct config *old, const struct addr *addr)
 {
@@ -163,9 +163,10 @@ binds_overlap(const struct config *old, const struct addr *addr)
 	return false;
 }
 
-/* A socket for each worker: those that were handed in first. Whether somebody
- * else has the address cannot be seen while we have a part of it ourselves;
- * another user's socket is refused by the kernel in any case. */
+/* Makes a socket for each worker; inherited ones are used first. While
+ * mailferry itself has a part of the address, it cannot check whether another
+ * process of the same user has it; the kernel always refuses to share another
+ * user's. */
 static int
 binds_address(struct binds *b, const struct binds_spec *spec,
     const struct addr *addr, size_t row, struct err *err)
@@ -189,8 +190,8 @@ binds_address(struct binds *b, const struct binds_spec *spec,
 	return 0;
 }
 
-/* Beside a socket that was handed in: another one, if whoever opened that let
- * it have siblings and is the same user; else it is shared. */
+/* Adds a socket beside an inherited one: a new one if that has SO_REUSEPORT and
+ * the same user; otherwise it shares that one. */
 static int
 binds_share(const struct addr *addr, int fd, struct err *err)
 {
@@ -205,7 +206,7 @@ binds_share(const struct addr *addr, int fd, struct err *err)
 	return own;
 }
 
-/* After all siblings are bound, which have to be one user's. */
+/* Called after all siblings are bound, because they must have one user. */
 static void
 binds_give(const struct binds *b, const struct config *cfg)
 {

@@ -1,8 +1,8 @@
-/* binds.h: the list of sockets that the workers shall listen on.
+/* binds.h: the list of sockets that the workers listen on.
  *
- * Opens what the current configuration does not have yet, takes sockets that
- * were handed in, and reports each bind that cannot be had with its place in
- * the configuration. Used by the main thread only. */
+ * Opens the sockets that the current configuration does not have yet, uses
+ * inherited sockets, and reports each bind that fails with its position in the
+ * configuration. Only the main thread uses it. */
 
 #ifndef SERVER_BINDS_H
 #define SERVER_BINDS_H
@@ -36,7 +36,7 @@ int binds_open(struct binds *b, const struct binds_spec *spec,
 /* The rows of one worker. */
 const struct worker_bind *binds_of(const struct binds *b, size_t worker);
 
-/* Frees the list. The descriptors are the workers' by now. */
+/* Frees the list. The workers own the descriptors by now. */
 void binds_clear(struct binds *b);
 
 #endif

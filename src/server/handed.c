@@ -1,6 +1,5 @@
-/* handed.c: descriptors that were passed to us, told apart by their local
- * addresses: names and numbers may come from anywhere, what bind(2) said does
- * not lie. */
+/* handed.c: inherited descriptors. Only their local addresses identify them,
+ * because names and numbers may be wrong. */
 
 #include "handed.h"
 
@@ -17,7 +16,7 @@
 static const char *handed_inspect(int fd, struct addr *addr);
 static bool handed_takes_both(int fd, const struct addr *addr);
 
-/* What is wrong with it, or NULL. */
+/* Returns what is wrong with it, or NULL. */
 static const char *
 handed_inspect(int fd, struct addr *addr)
 {
@@ -47,8 +46,8 @@ handed_inspect(int fd, struct addr *addr)
 	return NULL;
 }
 
-/* "[::]" is IPv6 alone here, as our own sockets are: nobody would know that
- * 127.0.0.1 at that port is ourselves. */
+/* "[::]" must be IPv6 only, like mailferry's own sockets. Otherwise the loop
+ * check would not know that 127.0.0.1 at that port is mailferry itself. */
 static bool
 handed_takes_both(int fd, const struct addr *addr)
 {

@@ -1,8 +1,8 @@
-/* handed.h: listening sockets that whoever started us has opened already: the
- * service manager (socket activation), or a predecessor.
+/* handed.h: listening sockets that are inherited from the service manager
+ * (socket activation) or from a predecessor.
  *
- * Where they come from is handed_add()'s caller's business; what they are used
- * for is told by their local addresses alone. */
+ * The caller of handed_add() knows their origin. Their local addresses alone
+ * decide their use. */
 
 #ifndef SERVER_HANDED_H
 #define SERVER_HANDED_H
@@ -22,18 +22,19 @@ struct handed {
 	struct handed_socket *socket;
 };
 
-/* Takes fd over, whatever happens. -1: it is no listening TCP socket,
- * or one of IPv6 that takes IPv4 too. */
+/* Takes ownership of fd in any case. Returns -1 if it is not a listening TCP
+ * socket, or an IPv6 socket that accepts IPv4 too. */
 int handed_add(struct handed *h, int fd, struct err *err) MUST_CHECK;
 
-/* Everything in $LISTEN_FDS, which is forgotten: children are not meant. */
+/* Adds everything in $LISTEN_FDS, and unsets it, because it is not for
+ * children. */
 int handed_from_environment(struct handed *h, struct err *err) MUST_CHECK;
 
-/* A socket that listens on addr, or -1. The caller's from now on. */
+/* Returns a socket that listens on addr, or -1. The caller owns it. */
 int handed_take(struct handed *h, const struct addr *addr);
 
-/* -1 when one has not been taken: a socket that nobody serves would let its
- * clients wait for nothing. */
+/* Returns -1 if a socket is left, because the clients of a socket that nobody
+ * serves would wait forever. */
 int handed_check(const struct handed *h, struct err *err) MUST_CHECK;
 
 /* Closes those that were not taken. */

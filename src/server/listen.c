@@ -1,4 +1,5 @@
-/* listen.c: what needs privileges, and giving them up. */
+/* listen.c: listening sockets, which need privileges, and dropping
+ * privileges. */
 
 #include "listen.h"
 
@@ -29,8 +30,8 @@ static int listen_drop_bounds(struct err *err);
 static int listen_drop_capabilities(struct err *err);
 static int listen_seal(struct err *err);
 
-/* Sockets of one address share its connections only among siblings: another
- * daemon's, under the same user, must not be joined by accident. */
+/* Sockets of one address share its connections. This check prevents sharing
+ * them with another daemon of the same user by accident. */
 static bool
 listen_is_free(const struct addr *addr)
 {
@@ -156,8 +157,8 @@ listen_drop_privileges(const struct config *cfg, struct err *err)
 	return listen_seal(err);
 }
 
-/* Who is not started as root keeps what he was given: a reload may have to
- * bind a port below 1024. */
+/* A process that was not started as root keeps its capability, because a reload
+ * may have to bind a port below 1024. */
 static int
 listen_become(const struct config *cfg, struct err *err)
 {
@@ -185,8 +186,9 @@ listen_become(const struct config *cfg, struct err *err)
 	return 0;
 }
 
-/* So that nothing which we might be made to execute gets one back. Root without
- * CAP_SETPCAP, as in a container, may not do this and leaves them. */
+/* Empties the bounding set, so that no program executed by an attacker can
+ * regain a capability. Root without CAP_SETPCAP, as in a container, may not do
+ * this. */
 static int
 listen_drop_bounds(struct err *err)
 {
@@ -199,9 +201,9 @@ listen_drop_bounds(struct err *err)
 	return 0;
 }
 
-/* Also those that the change of user leaves: inherited ones, and all of them
- * where whoever started us has asked the kernel to keep them. Without
- * inheritable ones there are no ambient ones. */
+/* Also drops the capabilities that survive the change of user: inherited ones,
+ * and all of them if the parent asked the kernel to keep them. Without
+ * inheritable capabilities there are no ambient ones. */
 static int
 listen_drop_capabilities(struct err *err)
 {
@@ -214,8 +216,8 @@ listen_drop_capabilities(struct err *err)
 	return 0;
 }
 
-/* Memory holds passwords: no core dumps, nobody to trace us. After the change
- * of user, which would reset that. */
+/* Forbids core dumps and tracing, because memory contains passwords. Call after
+ * the change of user, which would reset this. */
 static int
 listen_seal(struct err *err)
 {
@@ -227,7 +229,7 @@ listen_seal(struct err *err)
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
 		return err_set(err, "cannot rule out core dumps: %s",
 		    strerror(errno));
-	/* No more than a second lock: a sandbox may refuse it. */
+	/* Only a second safeguard: a sandbox may refuse it. */
 	if (setrlimit(RLIMIT_CORE, &none) == -1)
 		log_msg(LOG_WARNING, "cannot limit core dumps: %s",
 		    strerror(errno));

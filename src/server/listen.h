@@ -1,4 +1,4 @@
-/* listen.h: listening sockets, and the step from root to a plain user. */
+/* listen.h: opens listening sockets, and drops root. */
 
 #ifndef SERVER_LISTEN_H
 #define SERVER_LISTEN_H
@@ -9,30 +9,30 @@
 #include "config/config.h"
 #include "platform/err.h"
 
-/* Whether nobody else has addr. Before the first listen_open() of it. */
+/* Returns 0 if no other process has addr. Call before the first listen_open()
+ * of addr. */
 int listen_check(const struct addr *addr, struct err *err) MUST_CHECK;
 
-/* A non-blocking socket that listens on addr beside its siblings
- * (SO_REUSEPORT); [::] takes IPv6 only. -1: err says why. */
+/* Returns a non-blocking socket that listens on addr beside its siblings
+ * (SO_REUSEPORT); [::] accepts IPv6 only. Returns -1 if err says why not. */
 int listen_open(const struct addr *addr, struct err *err) MUST_CHECK;
 
-/* As root with server.user: makes that user the owner of a listening socket, so
- * that after the change of user a reload can bind siblings beside it. */
+/* As root with server.user: gives a listening socket to that user, so that
+ * after the change of user a reload can bind siblings beside it. */
 void listen_give(const struct config *cfg, int fd);
 
-/* Adds what is wrong with server.user and server.group, as errors or as
- * warnings. For who is root, or has begun as root: nobody else becomes that
- * user. */
+/* Reports problems of server.user and server.group, as errors or as warnings.
+ * Call only as root or when started as root; nobody else can change users. */
 void listen_check_user(const struct config *cfg,
     struct config_problems *problems, bool warn);
 
 /* As root with server.user: becomes that user and its groups for good, without
- * any capability. In any case no new privileges and no core dumps. -1: not all
- * of that could be had. */
+ * any capability. Always forbids new privileges and core dumps. Returns -1 if
+ * any of that fails. */
 int listen_drop_privileges(const struct config *cfg,
     struct err *err) MUST_CHECK;
 
-/* As many descriptors as the system lets us have; returns how many. */
+/* Raises the limit of descriptors to the maximum, and returns it. */
 unsigned long listen_raise_limits(void);
 
 #endif

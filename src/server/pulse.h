@@ -1,8 +1,8 @@
-/* pulse.h: whether every worker's loop turns.
+/* pulse.h: checks that every worker's loop runs.
  *
- * A round is an item through each worker's mailbox and back into the main
- * thread's. Mailboxes keep their order, so the end of a round says as well that
- * the workers have taken whatever was posted to them before it began. */
+ * In a round one item goes through each worker's mailbox and back to the main
+ * thread's. Mailboxes keep their order, so at the end of a round the workers
+ * have also taken everything that was posted before the round. */
 
 #ifndef SERVER_PULSE_H
 #define SERVER_PULSE_H
@@ -14,23 +14,23 @@
 struct mailbox;
 struct pulse;
 
-/* beat(arg) is called on own's thread at the end of each round. NULL: no
- * memory. The mailboxes are borrowed. */
+/* Calls beat(arg) on own's thread at the end of each round. Returns NULL if
+ * memory is short. The mailboxes are borrowed. */
 struct pulse *pulse_new(struct mailbox *own, struct mailbox *const *workers,
     size_t n, void (*beat)(void *arg), void *arg) MUST_CHECK;
 
-/* Begins a round. While one is under way this does nothing: a worker that does
- * not answer is to be noticed. */
+/* Begins a round. Does nothing during a round, so that a worker that does not
+ * answer is noticed. */
 void pulse_ask(struct pulse *p);
 
-/* As pulse_ask(), but a round that is under way does not count: it is not
- * reported, and another follows it. */
+/* Does the same, but a round in flight does not count: it is not reported, and
+ * another one follows it. */
 void pulse_ask_anew(struct pulse *p);
 
-/* No more rounds and no more calls: the workers are about to go. */
+/* Ends rounds and calls, because the workers are about to end. */
 void pulse_stop(struct pulse *p);
 
-/* When own and the workers' mailboxes are gone. */
+/* Call after own and the workers' mailboxes are freed. */
 void pulse_free(struct pulse **p);
 
 #endif

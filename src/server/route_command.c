@@ -1,6 +1,6 @@
-/* route_command.c: how an identifier resolves, step by step, with the daemon's
- * own parts: one worker without a thread, whose loop runs until the answer is
- * there. */
+/* route_command.c: shows how an identifier is routed, step by step. It uses the
+ * daemon's own parts: one worker without a thread, whose loop runs until there
+ * is an answer. */
 
 #include "server/route_command.h"
 
@@ -111,7 +111,7 @@ route_end(struct route_run *run, int status)
 	run->over = true;
 }
 
-/* From the name to what is looked up, as session.c does it. */
+/* Makes the key from the name, as session.c does. */
 static bool
 route_identify(struct route_run *run)
 {

@@ -1,10 +1,9 @@
 /* server.c: the main thread: start, reload, drain.
  *
- * Start: configuration -> workers (no threads yet) -> runtime -> sockets, opened
- * or handed in -> privileges -> threads -> a first round through the workers,
- * and only then is the service manager told that we are ready. A reload does
- * the same aside, and publishes only what is whole: until then nothing has
- * changed. */
+ * Start: configuration -> workers (no threads yet) -> runtime -> sockets,
+ * opened or inherited -> privileges -> threads -> a first round through the
+ * workers -> "ready" to the service manager. A reload does the same beside the
+ * running configuration, and publishes only a complete result. */
 
 #include "server/server.h"
 
@@ -131,8 +130,8 @@ static void server_count_empty(void *arg);
 static void server_clear(struct server *sv);
 static void server_log_start(const struct server *sv, const char *what);
 
-/* Sources that are not built in are the configuration's fault, like anything
- * else: runtime_new() says so. */
+/* runtime_new() reports a source that is not built in as a problem of the
+ * configuration. */
 static struct config *
 server_load(const char *path, struct config_problems *problems)
 {
@@ -179,9 +178,9 @@ server_check(const char *path)
 	return summary_flush();
 }
 
-/* What a start would need of this host besides the files that the runtime
- * reads. Configurations are checked on other hosts too: a user is no error of
- * theirs, and nobody's business who is not root. */
+/* Checks what a start needs of this host besides the files that the runtime
+ * reads. A configuration may be checked on another host, so a missing user is
+ * only a warning, and only for root. */
 static void
 server_check_host(const struct config *cfg, struct config_problems *problems)
 {
@@ -239,7 +238,7 @@ server_run(const char *path)
 	return status;
 }
 
-/* As many as the process may use, not as the machine has. */
+/* Returns the CPUs that the process may use, not those of the machine. */
 static unsigned
 server_threads(const struct config *cfg)
 {
@@ -320,7 +319,7 @@ out:
 	return status;
 }
 
-/* Makes everything that no part of the configuration is in use for yet. */
+/* Makes everything that does not use the configuration yet. */
 static int
 server_set_up(struct server *sv, const struct config *cfg, struct err *err)
 {
@@ -355,7 +354,7 @@ server_go(struct server *sv, struct err *err)
 	return 0;
 }
 
-/* Who starts us by hand looks at the terminal, whatever the log is. */
+/* Also prints to the terminal, for a start by hand. */
 static void
 server_failed(const struct server *sv, const struct err *err)
 {
@@ -364,8 +363,8 @@ server_failed(const struct server *sv, const struct err *err)
 		log_msg(LOG_ERR, "%s", err->text);
 }
 
-/* Hands the runtime to the workers. -1: a problem was added, nothing has
- * changed, and rt is still the caller's. */
+/* Hands the runtime to the workers. Returns -1 if it has added a problem;
+ * nothing has then changed, and the caller still owns rt. */
 static int
 server_publish(struct server *sv, struct runtime *rt,
     struct config_problems *problems)
@@ -386,7 +385,7 @@ server_publish(struct server *sv, struct runtime *rt,
 		if (worker_publish(sv->worker[i], rt->slice[i],
 			binds_of(&binds, i), binds.n))
 			continue;
-		/* Half published cannot be taken back: out of memory. */
+		/* Out of memory: half a publication cannot be undone. */
 		log_msg(LOG_ERR, "out of memory");
 		log_sink_flush();
 		abort();
@@ -525,8 +524,8 @@ server_announce(struct server *sv)
 	pulse_ask_anew(sv->pulse);
 }
 
-/* The service manager's status shows the first problem until a reload works.
- * It takes one line of UTF-8 only. */
+/* The service manager's status shows the first problem until a reload works. It
+ * is one line of UTF-8. */
 static void
 server_not_reloaded(struct server *sv, const struct config_problems *problems)
 {
@@ -685,8 +684,8 @@ server_stats(const struct server *sv)
 	log_end(&l);
 }
 
-/* Workers are asked often enough that one may be late by half of what the
- * service manager grants. */
+/* Asks the workers so often that a worker may be late by half of the service
+ * manager's time. */
 static bool
 server_heart(struct server *sv)
 {
@@ -720,8 +719,8 @@ server_beat_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	pulse_ask(sv->pulse);
 }
 
-/* Every worker has answered, and has taken what was published before it was
- * asked: who reads "reloaded" may count on it. */
+/* Every worker has answered, and has taken what was published before. So
+ * "reloaded" in the log is true for all workers. */
 static void
 server_beat(void *arg)
 {
@@ -776,7 +775,8 @@ server_status(const struct server *sv, char text[SERVER_STATUS_MAX])
 	    sv->rt->cfg->n_listener, sv->n_workers, n);
 }
 
-/* On the worker's thread, possibly more than once: only the first counts. */
+/* Called on the worker's thread, possibly more than once; only the first
+ * counts. */
 static void
 server_tell_empty(void *arg)
 {

@@ -1,4 +1,4 @@
-/* summary.c: "mailferry -t": what would run. */
+/* summary.c: "mailferry -t": prints what would run. */
 
 #include "summary.h"
 
@@ -195,7 +195,7 @@ summary_mapping(const struct runtime *rt)
 						   : "");
 }
 
-/* What an operator wrote may hold anything. */
+/* Escapes text that an operator wrote. */
 void
 summary_text(const char *text)
 {

@@ -46,8 +46,8 @@ systemd_listen_fds(int *first)
 	return sd_listen_fds(1);
 }
 
-/* Not sd_notify(3): that waits for a manager which does not read, and a frozen
- * one must not keep us from hearing signals. */
+/* Not sd_notify(3): it waits for a manager that does not read, and a frozen
+ * manager must not block the handling of signals. */
 static bool
 systemd_send(const char *format, ...)
 {
@@ -97,7 +97,7 @@ systemd_reloading(const char *status)
 	    status);
 }
 
-/* What the manager would wait by itself (TimeoutStopSec=) is not cut short. */
+/* Does not shorten the manager's own time (TimeoutStopSec=). */
 void
 systemd_stopping(uint64_t ms, const char *status)
 {

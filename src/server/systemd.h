@@ -1,6 +1,5 @@
-/* systemd.h: what the service manager is told and asked. Without a manager that
- * listens ($NOTIFY_SOCKET), or built without MAILFERRY_SYSTEMD, all of it does
- * nothing. */
+/* systemd.h: the interface to the service manager. Without $NOTIFY_SOCKET, or
+ * when built without MAILFERRY_SYSTEMD, all functions do nothing. */
 
 #ifndef SERVER_SYSTEMD_H
 #define SERVER_SYSTEMD_H
@@ -8,17 +7,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Whether somebody wants to hear of us. */
+/* Returns true if a service manager wants notifications. */
 bool systemd_is_there(void);
 
-/* Microseconds between two pings at most, 0: none are wanted. */
+/* Returns the maximum of microseconds between two pings; 0 if there is no
+ * watchdog. */
 uint64_t systemd_watchdog(void);
 
-/* How many descriptors, from *first on, were handed in; -errno. */
+/* Returns how many descriptors were inherited, from *first on, or -errno. */
 int systemd_listen_fds(int *first);
 
-/* None of these waits for a manager that does not read. False: it has not been
- * taken, and has to be said again. ms: how long stopping may take. */
+/* These do not wait for a manager that does not read. They return false if the
+ * message was not taken and must be sent again. ms: how long stopping may
+ * take. */
 bool systemd_ready(const char *status);
 void systemd_reloading(const char *status);
 void systemd_stopping(uint64_t ms, const char *status);

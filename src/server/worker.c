@@ -1,7 +1,7 @@
-/* worker.c: accepts, and gives its sessions a place to live.
+/* worker.c: accepts connections and runs sessions.
  *
- * Everything here happens on the worker's own thread but for what the header
- * says; the main thread speaks to it through its mailbox. */
+ * Everything here runs on the worker's own thread, except where the header says
+ * otherwise. The main thread sends messages to its mailbox. */
 
 #include "worker.h"
 
@@ -29,8 +29,8 @@
 #define WORKER_BACKLOG 4096
 #define WORKER_RESOLV_CONF "/etc/resolv.conf"
 #define WORKER_HOSTS "/etc/hosts"
-#define WORKER_PAUSE_MS 200 /* out of descriptors: no accept for so long */
-#define WORKER_FULL_MS 1000 /* one line for all that a full listener refuses */
+#define WORKER_PAUSE_MS 200 /* pause of accept when descriptors are short */
+#define WORKER_FULL_MS 1000 /* between two lines about a full listener */
 
 #define WORKER_FULL_TEXT "Too many connections; please try again later."
 
@@ -41,7 +41,7 @@ struct worker_listener {
 	struct addr addr;
 	size_t listener;
 	struct worker_count *count;
-	uint64_t full; /* when it was last said to be full; 0: never */
+	uint64_t full; /* when it was last logged as full; 0: never */
 };
 
 struct worker {
@@ -92,7 +92,7 @@ worker_new(unsigned index, struct err *err)
 	if (w == NULL || ec == NULL)
 		goto fail;
 	w->index = index;
-	/* One thread per base: no locks in it. */
+	/* One thread per base, so it needs no locks. */
 	event_config_set_flag(ec, EVENT_BASE_FLAG_NOLOCK);
 	w->base = event_base_new_with_config(ec);
 	if (w->base == NULL)
@@ -228,9 +228,9 @@ worker_same(const struct addr *a, const struct addr *b)
 	return addr_same_ip(a, b) && addr_port(a) == addr_port(b);
 }
 
-/* Clients that the kernel has let in already would be reset by the close. From
- * here on it lets none in: they ask again a second later, and find the socket
- * that takes over, if there is one. */
+/* A close would reset clients that the kernel has already accepted. This makes
+ * the kernel accept no more: clients try again a second later, and reach the
+ * socket that takes over, if there is one. */
 static void
 worker_accept_rest(struct worker_listener *l)
 {
@@ -250,7 +250,7 @@ worker_accept_rest(struct worker_listener *l)
 	}
 }
 
-/* A socket of its own, or the one there is with a new listener behind it. */
+/* Uses a new socket, or the existing one with a new listener. */
 static bool
 worker_listen(struct worker *w, const struct worker_bind *bind)
 {
@@ -291,8 +291,8 @@ worker_unlisten(struct worker *w, struct worker_listener *l)
 	free(l);
 }
 
-/* A full listener still answers, up to a bound: a client that hears [SYS/TEMP]
- * comes back, one that hears nothing reports an error. */
+/* A full listener still replies, up to a bound: a client that gets [SYS/TEMP]
+ * comes back, and a client that gets no reply reports an error. */
 static void
 worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
     struct sockaddr *peer, int len, void *arg)
@@ -341,8 +341,8 @@ worker_full(struct worker_listener *l, const struct config_listener *cfg)
 	log_end(&line);
 }
 
-/* More than a session each could be had for. In clear the answer is one
- * segment; behind TLS it would cost what there is too little of. */
+/* Refuses a connection without a session. In clear the reply is one segment;
+ * with TLS it would cost too much. */
 static void
 worker_turn_away(const struct config_listener *cfg, int fd)
 {
@@ -361,8 +361,8 @@ worker_gone(void *arg)
 	atomic_fetch_sub(&count->connections, 1);
 }
 
-/* Level-triggered: without a pause it would be called again at once, forever,
- * while the descriptors are short. */
+/* The event is level-triggered: without a pause it would be called again at
+ * once while descriptors are short. */
 static void
 worker_error_cb(struct evconnlistener *ev UNUSED, void *arg)
 {

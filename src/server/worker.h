@@ -17,14 +17,14 @@ struct resolver;
 struct runtime_slice;
 struct worker;
 
-/* How many connections a listener has, over all workers and reloads. */
+/* The number of a listener's connections, over all workers and reloads. */
 struct worker_count {
 	struct worker_count *next;
 	atomic_uint connections;
 	char name[];
 };
 
-/* What a worker shall listen on: the whole list, each time. */
+/* The sockets that a worker listens on: always the whole list. */
 struct worker_bind {
 	struct addr addr;
 	int fd; /* -1: the worker has it already */
@@ -32,30 +32,30 @@ struct worker_bind {
 	struct worker_count *count;
 };
 
-/* Main thread, before any thread runs. */
+/* Call on the main thread, before any thread runs. */
 struct worker *worker_new(unsigned index, struct err *err);
 struct event_base *worker_base(struct worker *w);
 struct mailbox *worker_mailbox(struct worker *w);
 struct resolver *worker_resolver(struct worker *w);
 
-/* From any thread, at any time. */
+/* Any thread may call this at any time. */
 uint64_t worker_counted(const struct worker *w, enum session_count what);
 
 /* The thread starts with nothing to do. */
 int worker_start(struct worker *w, struct err *err) MUST_CHECK;
 
-/* From the main thread: new sessions use slice (taken over), sockets become
- * those of binds (copied; descriptors taken over). False: no memory, and the
- * worker stays as it is. */
+/* Makes new sessions use slice (takes ownership), and the worker listen on
+ * binds (copies the list; takes ownership of the descriptors). Call on the main
+ * thread. Returns false if memory is short; the worker is then unchanged. */
 bool worker_publish(struct worker *w, struct runtime_slice *slice,
     const struct worker_bind *binds, size_t n) MUST_CHECK;
 
-/* Stops listening; empty(arg) is called on this worker's thread when its last
- * session is gone. */
+/* Stops listening. Calls empty(arg) on this worker's thread when its last
+ * session has ended. */
 void worker_drain(struct worker *w, void (*empty)(void *arg), void *arg);
 
-/* Ends the thread and waits for it. Its things are the caller's from then on;
- * other workers may still put something into its mailbox. */
+/* Ends the thread and waits for it. The caller then owns the worker's data.
+ * Other workers may still post to its mailbox. */
 void worker_stop(struct worker *w);
 
 /* When all workers' threads are stopped: ends its sessions and closes its
