@@ -14,6 +14,7 @@
 
 #define POP3_LINE_MAX 512 /* a command or reply line with its CRLF */
 #define POP3_AUTH_LINE_MAX 65536 /* AUTH and its responses, with CRLF */
+#define POP3_XCLIENT_LINE_MAX 1026 /* Dovecot sends up to 1,024 and CRLF */
 #define POP3_AUTH_INLINE_MAX 255 /* RFC 5034 §4, with CRLF */
 #define POP3_CAPA_LINES_MAX 100
 #define POP3_CAPA_OCTETS_MAX 8192
@@ -51,9 +52,10 @@ struct pop3_command {
 bool pop3_command_parse(const char *line, size_t len,
     struct pop3_command *out) MUST_CHECK;
 
-/* Splits the "mech [ir]" that follows "AUTH ". Sets ir to NULL if it is absent,
- * also if only its space is there. Returns false for more than one space, for a
- * third word, and for a mechanism that is not 1..20 of [A-Za-z0-9_-]. */
+/* Splits the "mech [ir]" that follows "AUTH ". Sets ir to NULL if it is absent.
+ * Skips several spaces, and spaces after the response: Windows Mail sends two.
+ * Returns false for a third word, and for a mechanism that is not 1..20 of
+ * [A-Za-z0-9_-]. */
 bool pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
     size_t *mech_len_out, const char **ir_out, size_t *ir_len_out) MUST_CHECK;
 
@@ -62,8 +64,8 @@ bool pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
 bool pop3_user_pass_can_carry(const struct sasl_plain *p);
 
 /* Returns the number of octets at which a line without LF is too long:
- * POP3_AUTH_LINE_MAX for AUTH, otherwise POP3_LINE_MAX. start has the first
- * octets of the line. */
+ * POP3_AUTH_LINE_MAX for AUTH, POP3_XCLIENT_LINE_MAX for XCLIENT, otherwise
+ * POP3_LINE_MAX. start has the first octets of the line. */
 size_t pop3_line_limit(const char *start, size_t len);
 
 enum pop3_reply_kind {
@@ -101,6 +103,19 @@ void pop3_reply_parse(const char *line, size_t len, struct pop3_reply *out);
  * command: it has [AUTH] or the word "password". */
 bool pop3_reply_about_password(const struct pop3_reply *reply);
 
+/* Returns true if this -ERR names the server's configuration as the reason, not
+ * the credentials: it wants TLS, or this way to log in is switched off. Judged by
+ * English words; a text in doubt counts as about the password. */
+bool pop3_reply_about_setup(const struct pop3_reply *reply);
+
+/* Returns true if a "+" reply may be the error document of RFC 7628: base64 of a
+ * JSON object. Anything else is a prompt, whatever its words. */
+bool pop3_reply_is_error_document(const struct pop3_reply *reply);
+
+/* Returns the protocol that a line which is no POP3 reply belongs to: "SMTP",
+ * "IMAP" or "HTTP". NULL if that cannot be told. Static. */
+const char *pop3_other_protocol(const char *line, size_t len);
+
 /* Returns true if the greeting's text offers XCLIENT, by the token "[XCLIENT]"
  * or the word XCLIENT (upper case only). Dovecot writes it right after "+OK". */
 bool pop3_greeting_offers_xclient(const struct pop3_reply *greeting);
@@ -108,6 +123,7 @@ bool pop3_greeting_offers_xclient(const struct pop3_reply *greeting);
 /* A server's answer to CAPA. */
 struct pop3_capabilities {
 	bool stls, user, utf8;
+	bool auth_resp_code; /* RFC 3206: a wrong password says [AUTH] */
 	unsigned sasl; /* SASL_* bits; unknown mechanisms are skipped */
 };
 

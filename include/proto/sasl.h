@@ -58,8 +58,8 @@ struct sasl_bearer {
  *
  * OAUTHBEARER is gs2-header kvsep *(key "=" value kvsep) kvsep. The gs2-header
  * is "n," or "y," (channel binding, p=, is refused), optionally "a=saslname",
- * and ",". XOAUTH2 is *(key=value \x01) \x01 with user and auth. Keys are
- * letters. An empty "a=" or "user=" names nobody. identifier.h checks the octets
+ * and ",". XOAUTH2 is *(key=value \x01) \x01 with auth, and user or not.
+ * Keys are letters. An empty "a=" or "user=" names nobody. identifier.h checks the octets
  * of a name.
  *
  * Returns false for a duplicate key (in any case), for more than 16 keys, for a

@@ -39,6 +39,12 @@ bool credentials_set_password(struct credentials *cred, const char *how,
  * Returns false if the token names no account or it is not a bearer login. */
 bool credentials_token_account(const struct credentials *cred,
     const char *first_claim, char *out, size_t size) MUST_CHECK;
+/* Returns true if text repeats a secret of cred, in any encoding that it has had
+ * on its way: the password or the token as it is or in base64, the frame. A
+ * secret of up to three octets counts as a whole word only. True also if memory
+ * is short. */
+bool credentials_repeated(const struct credentials *cred, const char *text,
+    size_t len) MUST_CHECK;
 /* Returns the authcid of a PLAIN frame, on the heap, if it differs from its
  * authzid; NULL otherwise, or if memory is short. */
 char *credentials_authcid(const struct credentials *cred);

@@ -13,7 +13,7 @@
 #include "platform/util.h"
 
 #define XCLIENT_LINE_MAX 900 /* Dovecot reads 1,024 */
-#define XCLIENT_SESSION_MAX 64 /* of [A-Za-z0-9._-] */
+#define XCLIENT_SESSION_MAX 64 /* of [A-Za-z0-9._+/=-] */
 #define XCLIENT_NAME_MAX 253 /* a DNS name */
 
 enum xclient_transport {
@@ -48,12 +48,13 @@ size_t xclient_format(const struct xclient *x, char *out, size_t size);
  * a malformed value (such as PORT=0 and TTL=0), a missing "=", and a SESSION
  * over 64 octets or with characters that are not printable ASCII.
  *
- * These count as absent: a SESSION with printable characters that mailferry does
- * not use, since Dovecot's proxy sends base64; and Postfix's "[UNAVAILABLE]" and
+ * These count as absent: a SESSION with other printable characters than
+ * xclient_session_valid() takes; and Postfix's "[UNAVAILABLE]" and
  * "[TEMPUNAVAIL]". */
 bool xclient_parse(const char *arg, size_t len, struct xclient *out) MUST_CHECK;
 
-/* Returns true for [A-Za-z0-9._-]{1,64}. */
+/* Returns true for [A-Za-z0-9._+/=-]{1,64}: ours, and base64, which Dovecot's
+ * proxy sends. */
 bool xclient_session_valid(const char *s, size_t len);
 
 /* Returns true for a DNS host name: LDH labels of 1..63 octets, 1..253 octets in

@@ -13,6 +13,7 @@
 #include "service/gate.h"
 
 struct destination;
+struct learnt;
 
 /* Returns an object with one reference, or NULL if memory is short. Reads cfg
  * only in this call. */
@@ -110,12 +111,9 @@ const char *destination_state_name(enum destination_state state);
 bool destination_is_troubled(const struct destination *d);
 bool destination_is_down(struct destination *d);
 
-/* What a login has learnt about the backend. The login code defines the bits.
- * They are kept for DESTINATION_LEARNT_MS; now: clock_ms(). */
-#define DESTINATION_LEARNT_MS (10 * 60 * 1000)
-bool destination_learnt(const struct destination *d, uint64_t now,
-    uint32_t *bits_out);
-void destination_learn(struct destination *d, uint64_t now, uint32_t bits);
-void destination_unlearn(struct destination *d);
+/* What logins have found out about its servers; lives as long as d. */
+struct learnt *destination_memory(struct destination *d);
+/* Returns true the first time: a warning that is told once per destination. */
+bool destination_first_warning(struct destination *d);
 
 #endif

@@ -28,6 +28,7 @@ enum failure {
 	FAIL_TLS, /* the leg could not be secured */
 	FAIL_CLOSED, /* it closed before it had the credentials */
 	FAIL_PROTOCOL, /* it does not speak as it must */
+	FAIL_SETUP, /* its configuration, not the password, refuses us */
 	FAIL_FORWARDING, /* it refused to hear who the client is */
 	FAIL_TIMEOUT, /* backend_timeout is over, with a connection */
 	FAIL_NO_CONNECT, /* ... without one */

@@ -66,6 +66,9 @@ static const struct {
 static bool pop3_line_whole(const char *line, size_t len);
 static bool pop3_is(const char *s, size_t len, const char *word);
 static bool pop3_starts(const char *line, size_t len, const char *prefix);
+static bool pop3_mentions(const struct pop3_reply *reply, const char *what,
+    bool whole);
+static bool pop3_is_letter(char c);
 static bool pop3_is_http(const char *line, size_t len);
 static size_t pop3_word(const char *s, size_t len);
 static bool pop3_mechanism_good(const char *mech, size_t len);
@@ -153,11 +156,19 @@ pop3_auth_arg_parse(const char *arg, size_t len, const char **mech_out,
 	*ir_len_out = 0;
 	if (!pop3_mechanism_good(arg, n))
 		return false;
-	if (len - n < 2)
+	arg += n;
+	len -= n;
+	while (len > 0 && *arg == ' ') {
+		arg++;
+		len--;
+	}
+	while (len > 0 && arg[len - 1] == ' ')
+		len--;
+	if (len == 0)
 		return true;
-	*ir_out = arg + n + 1;
-	*ir_len_out = len - n - 1;
-	return pop3_word(*ir_out, *ir_len_out) == *ir_len_out;
+	*ir_out = arg;
+	*ir_len_out = len;
+	return pop3_word(arg, len) == len;
 }
 
 static bool
@@ -191,8 +202,11 @@ pop3_user_pass_can_carry(const struct sasl_plain *p)
 size_t
 pop3_line_limit(const char *start, size_t len)
 {
-	return pop3_starts(start, len, "AUTH ") ? POP3_AUTH_LINE_MAX
-						: POP3_LINE_MAX;
+	if (pop3_starts(start, len, "AUTH "))
+		return POP3_AUTH_LINE_MAX;
+	if (pop3_starts(start, len, "XCLIENT "))
+		return POP3_XCLIENT_LINE_MAX;
+	return POP3_LINE_MAX;
 }
 
 void
@@ -242,11 +256,75 @@ pop3_reply_about_password(const struct pop3_reply *reply)
 		return false;
 	if (reply->code == POP3_CODE_AUTH)
 		return true;
-	for (size_t i = 0; i < reply->text_len; i++)
-		if (pop3_starts(reply->text + i, reply->text_len - i,
-			"password"))
+	return pop3_mentions(reply, "password", false);
+}
+
+bool
+pop3_reply_about_setup(const struct pop3_reply *reply)
+{
+	static const char *const words[] = {"TLS", "SSL", "STLS", "STARTTLS"};
+	static const char *const phrases[] = {"plaintext authentication",
+	    "plain text authentication", "cleartext", "under a layer",
+	    "unsupported authentication", "unsupported sasl",
+	    "authentication mechanism", "mechanism not"};
+
+	if (reply->kind != POP3_REPLY_ERR)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(words); i++)
+		if (pop3_mentions(reply, words[i], true))
+			return true;
+	for (size_t i = 0; i < ARRAY_LEN(phrases); i++)
+		if (pop3_mentions(reply, phrases[i], false))
 			return true;
 	return false;
+}
+
+/* In any case; whole: not as a part of a longer word. */
+static bool
+pop3_mentions(const struct pop3_reply *reply, const char *what, bool whole)
+{
+	const char *text = reply->text;
+	size_t len = reply->text_len, n = strlen(what);
+
+	for (size_t i = 0; i + n <= len; i++) {
+		if (!pop3_starts(text + i, len - i, what))
+			continue;
+		if (!whole ||
+		    ((i == 0 || !pop3_is_letter(text[i - 1])) &&
+			(i + n == len || !pop3_is_letter(text[i + n]))))
+			return true;
+	}
+	return false;
+}
+
+static bool
+pop3_is_letter(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+bool
+pop3_reply_is_error_document(const struct pop3_reply *reply)
+{
+	/* base64 of "{" and any white space or quote behind it. */
+	return reply->kind == POP3_REPLY_CONTINUE && reply->text_len >= 4 &&
+	    reply->text_len % 4 == 0 && reply->text[0] == 'e' &&
+	    memchr("wxyz0123456789", reply->text[1], 14) != NULL &&
+	    memchr(reply->text, ' ', reply->text_len) == NULL;
+}
+
+const char *
+pop3_other_protocol(const char *line, size_t len)
+{
+	static const struct {
+		const char *start, *name;
+	} others[] = {{"220", "SMTP"}, {"421", "SMTP"}, {"554", "SMTP"},
+	    {"* ", "IMAP"}, {"HTTP/", "HTTP"}};
+
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		if (pop3_starts(line, len, others[i].start))
+			return others[i].name;
+	return NULL;
 }
 
 bool
@@ -284,6 +362,8 @@ pop3_capability_add(struct pop3_capabilities *caps, const char *line,
 		caps->user = true;
 	else if (pop3_is(line, n, "UTF8"))
 		caps->utf8 = true;
+	else if (pop3_is(line, n, "AUTH-RESP-CODE"))
+		caps->auth_resp_code = true;
 	else if (pop3_is(line, n, "SASL"))
 		caps->sasl |= pop3_sasl_bits(line + n, len - n);
 }

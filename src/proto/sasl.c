@@ -105,10 +105,11 @@ sasl_bearer_parse(enum sasl_mechanism mech, const char *frame, size_t len,
 	user = mech == SASL_OAUTHBEARER ? &authzid
 					: sasl_pair_find(&pairs, "user");
 	auth = sasl_pair_find(&pairs, "auth");
-	if (user == NULL || auth == NULL || !sasl_token_parse(auth, out))
+	if (auth == NULL || !sasl_token_parse(auth, out))
 		return false;
-	out->user = user->data;
-	out->user_len = user->len;
+	/* XOAUTH2 without "user=": the token says who. */
+	out->user = user != NULL ? user->data : frame;
+	out->user_len = user != NULL ? user->len : 0;
 	return true;
 }
 

@@ -18,6 +18,10 @@
 #define SASL_PROMPT_NAME "VXNlcm5hbWU6"
 #define SASL_PROMPT_PASSWORD "UGFzc3dvcmQ6"
 
+static bool credentials_hold(const char *text, size_t len, const char *secret,
+    size_t n);
+static bool credentials_hold_base64(const char *text, size_t len,
+    const char *secret, size_t n);
 static enum sasl_step sasl_exchange_prompt(struct sasl_exchange *x,
     enum sasl_wait wait, struct sasl_outcome *out);
 static enum sasl_step sasl_exchange_malformed(struct sasl_exchange *x,
@@ -88,6 +92,62 @@ credentials_token_account(const struct credentials *cred,
 	    sasl_bearer_parse(cred->mech, cred->bearer.data, cred->bearer.len,
 		&bearer) &&
 	    jwt_account(bearer.token, bearer.token_len, first_claim, out, size);
+}
+
+bool
+credentials_repeated(const struct credentials *cred, const char *text,
+    size_t len)
+{
+	const struct secret *frame = &cred->frame;
+	struct sasl_bearer bearer;
+	struct sasl_plain p;
+
+	if (frame->len == 0)
+		return false;
+	if (credentials_hold(text, len, frame->data, frame->len))
+		return true;
+	if (cred->mech == SASL_PLAIN)
+		return sasl_plain_parse(frame->data, frame->len, &p) &&
+		    (credentials_hold(text, len, p.password, p.password_len) ||
+			credentials_hold_base64(text, len, p.password,
+			    p.password_len) ||
+			credentials_hold_base64(text, len, frame->data,
+			    frame->len));
+	return cred->bearer.len > 0 &&
+	    sasl_bearer_parse(cred->mech, cred->bearer.data, cred->bearer.len,
+		&bearer) &&
+	    credentials_hold(text, len, bearer.token, bearer.token_len);
+}
+
+/* Whether text holds the secret: a short one only as a whole word, for "a" or
+ * "in" stand in every sentence. */
+static bool
+credentials_hold(const char *text, size_t len, const char *secret, size_t n)
+{
+	for (size_t i = 0; n > 0 && i + n <= len; i++)
+		if (memcmp(text + i, secret, n) == 0 &&
+		    (n > 3 ||
+			((i == 0 || text[i - 1] == ' ') &&
+			    (i + n == len || text[i + n] == ' '))))
+			return true;
+	return false;
+}
+
+static bool
+credentials_hold_base64(const char *text, size_t len, const char *secret,
+    size_t n)
+{
+	struct secret b64 = {NULL, 0};
+	bool held;
+
+	if (n == 0)
+		return false;
+	if (!secret_reserve(&b64, BASE64_ENCODED_MAX(n)))
+		return true;
+	held = credentials_hold(text, len, b64.data,
+	    base64_encode(secret, n, b64.data));
+	secret_clear(&b64);
+	return held;
 }
 
 char *

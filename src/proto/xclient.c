@@ -238,7 +238,6 @@ xclient_set_dest_port(struct xclient_parse *p, const struct xclient_value *v)
 static bool
 xclient_set_session(struct xclient_parse *p, const struct xclient_value *v)
 {
-	/* The ids of Dovecot's proxy are base64; accept its line anyway. */
 	if (!xclient_session_valid(v->data, v->len))
 		return xclient_session_foreign(v->data, v->len);
 	memcpy(p->x->session, v->data, v->len);
@@ -329,8 +328,8 @@ bool
 xclient_session_valid(const char *s, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
-		if (!ascii_letter(s[i]) && !ascii_digit(s[i]) && s[i] != '.' &&
-		    s[i] != '_' && s[i] != '-')
+		if (!ascii_letter(s[i]) && !ascii_digit(s[i]) &&
+		    (s[i] == '\0' || strchr("._-+/=", s[i]) == NULL))
 			return false;
 	return len > 0 && len <= XCLIENT_SESSION_MAX;
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "platform/util.h"
+#include "service/learnt.h"
 
 /* As many distinct clients are told apart as host_down_min_clients may want. */
 #define DESTINATION_CLIENTS 64
@@ -39,8 +40,8 @@ struct destination {
 	unsigned ramp; /* unproved logins while it recovers; 0 = all */
 	/* By their hashes; a newer one takes an older one's slot. */
 	_Atomic uint64_t known[DESTINATION_KNOWN];
-	/* Low half: the bits; high half: the second in which they expire. */
-	_Atomic uint64_t learnt;
+	struct learnt learnt;
+	atomic_flag warned;
 };
 
 static bool destination_may_enter(struct destination *d, struct gate_place *p,
@@ -386,7 +387,7 @@ destination_reset(struct destination *d)
 	gate_recover(d->gate, 0);
 	d->troubled = false;
 	pthread_mutex_unlock(&d->lock);
-	destination_unlearn(d);
+	learnt_forget_all(&d->learnt);
 }
 
 void
@@ -437,26 +438,14 @@ destination_is_down(struct destination *d)
 	return down;
 }
 
+struct learnt *
+destination_memory(struct destination *d)
+{
+	return &d->learnt;
+}
+
 bool
-destination_learnt(const struct destination *d, uint64_t now,
-    uint32_t *bits_out)
+destination_first_warning(struct destination *d)
 {
-	uint64_t learnt = d->learnt;
-
-	if (learnt >> 32 <= now / 1000)
-		return false;
-	*bits_out = (uint32_t)learnt;
-	return true;
-}
-
-void
-destination_learn(struct destination *d, uint64_t now, uint32_t bits)
-{
-	d->learnt = (now + DESTINATION_LEARNT_MS) / 1000 << 32 | bits;
-}
-
-void
-destination_unlearn(struct destination *d)
-{
-	d->learnt = 0;
+	return !atomic_flag_test_and_set(&d->warned);
 }

@@ -9,6 +9,7 @@
 #include "service/cache.h"
 #include "net/connector.h"
 #include "service/destination.h"
+#include "service/learnt.h"
 #include "service/pop3_texts.h"
 #include "service/route.h"
 #include "store/store.h"
@@ -169,7 +170,7 @@ runtime_destination_make(const struct runtime *rt, size_t i, enum protocol p,
 	    config_endpoint(was, p)->port != config_endpoint(now, p)->port)
 		return destination_new(now);
 	d = runtime_destination(old, (size_t)j, p);
-	destination_unlearn(d);
+	learnt_forget_all(destination_memory(d));
 	return destination_ref(d);
 }
 

@@ -136,6 +136,8 @@ static void session_close(struct session *s, const char *why);
 static bool session_closed(const struct session *s);
 static void session_log_failed(struct session *s,
     const struct backend_result *r);
+static void session_log_reason(struct log_line *l, const struct session *s,
+    const struct backend_result *r);
 static void session_log_who(struct log_line *l, const struct session *s);
 static void session_log_end(struct session *s);
 static void session_reap_cb(evutil_socket_t fd, short what, void *arg);
@@ -455,9 +457,11 @@ session_identify(struct session *s)
 		name = account;
 		len = strlen(account);
 	}
+	/* Typed into account settings by mistake; sent on unchanged. */
+	while (len > 0 && name[len - 1] == ' ')
+		len--;
 	s->user = strndup(name, len);
 	s->authcid = credentials_authcid(cred);
-	secret_clear(&s->cred.bearer);
 	if (s->user == NULL) {
 		session_failed(s, FAIL_LOCAL, "out of memory");
 		return false;
@@ -948,11 +952,22 @@ session_log_failed(struct session *s, const struct backend_result *r)
 	if (s->waited > 0)
 		log_uint(&l, "waited_ms", s->waited);
 	log_cstr(&l, "failure", failure_name(r->why));
-	if (r->reason != NULL)
-		log_cstr(&l, "reason", r->reason);
-	else
-		log_str(&l, "reason", r->line, r->len);
+	session_log_reason(&l, s, r);
 	log_end(&l);
+}
+
+/* A reply may repeat what was sent to it. */
+static void
+session_log_reason(struct log_line *l, const struct session *s,
+    const struct backend_result *r)
+{
+	const char *text = r->reason != NULL ? r->reason : r->line;
+	size_t len = r->reason != NULL ? strlen(r->reason) : r->len;
+
+	if (credentials_repeated(&s->cred, text, len))
+		log_cstr(l, "reason", "(the reply repeats the credentials)");
+	else
+		log_str(l, "reason", text, len);
 }
 
 static void

@@ -32,12 +32,14 @@
 #include "proto/pop3.h"
 #include "proto/proxy_protocol.h"
 #include "service/destination.h"
+#include "service/learnt.h"
 #include "session/line.h"
 #include "tls_leg.h"
 
 #define BACKEND_INPUT_MAX (16 * 1024)
 #define BACKEND_CHALLENGE_MAX (16 * 1024) /* octets of one challenge line */
 #define BACKEND_RETRY_MS 100
+#define BACKEND_ANEW_MAX 2
 #define BACKEND_AT_WORK_MS 1000 /* a login held so long is being worked on */
 
 /* What the leg waits for. */
@@ -62,14 +64,20 @@ enum backend_state {
 	BACKEND_STATES
 };
 
-/* What is remembered of a destination (destination_learn()). */
+/* What is remembered of a server (learnt.h). How AUTH is taken is known for each
+ * mechanism by itself: Exchange Online takes PLAIN inline, XOAUTH2 not. */
 enum backend_learnt {
-	LEARNT_CAPA = 1 << 0, /* the next three are known */
+	LEARNT_CAPA = 1 << 0, /* the next five are known */
 	LEARNT_PLAIN = 1 << 1, /* it offers SASL PLAIN */
-	LEARNT_UTF8 = 1 << 2,
-	LEARNT_TWO_STEP = 1 << 3, /* it refused an inline response */
-	LEARNT_INLINE = 1 << 4 /* it has taken an inline response */
+	LEARNT_USER = 1 << 2, /* it offers USER */
+	LEARNT_UTF8 = 1 << 3,
+	LEARNT_CODES =
+	    1 << 4, /* AUTH-RESP-CODE: a wrong password says [AUTH] */
+	LEARNT_IN_STEP = 1 << 5, /* it takes our PROXY header for one */
+	LEARNT_INLINE = 1 << 6, /* has taken an inline response; << mechanism */
+	LEARNT_TWO_STEP = 1 << 10 /* has refused one; << mechanism */
 };
+_Static_assert(1 << (10 + SASL_MECHANISMS) <= 1 << LEARNT_BITS, "too many");
 
 struct backend {
 	struct backend_spec spec;
@@ -87,6 +95,11 @@ struct backend {
 	bool xclient_offered;
 	bool fallback; /* an inline response was refused just now */
 	bool user_pass; /* AUTH PLAIN was refused as such */
+	bool in_step; /* it is sure to have understood our PROXY header */
+	bool fresh; /* learnt is of this connection, not remembered */
+	bool doubtful; /* AUTH was refused from memory; CAPA is asked again */
+	unsigned
+	    anew; /* times that another form was tried on a new connection */
 	uint32_t learnt;
 	struct pop3_capabilities caps; /* being read */
 	size_t capa_lines, capa_octets;
@@ -113,6 +126,8 @@ static void backend_reset(struct backend *b);
 static void backend_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void backend_fail(struct backend *b, enum failure why,
     const char *reason);
+static void backend_fail_reply(struct backend *b, enum failure why,
+    const char *reason, const struct pop3_reply *reply);
 static void backend_retry(struct backend *b, enum failure why,
     const char *reason);
 static void backend_end(struct backend *b);
@@ -127,6 +142,7 @@ static void backend_line_done(struct backend *b, const char *line, size_t len);
 static bool backend_alone(struct backend *b);
 static void backend_lost(struct backend *b);
 static bool backend_is_out(const struct backend *b);
+static void backend_forget_plain(struct backend *b);
 static void backend_capa_line(struct backend *b, const char *line, size_t len);
 static void backend_send(struct backend *b, enum backend_state state,
     const char *line);
@@ -139,7 +155,9 @@ static void backend_capa_done(struct backend *b);
 static void backend_secured(struct backend *b);
 static size_t backend_xclient_line(struct backend *b, char *line, size_t size);
 static void backend_learn(struct backend *b);
-static void backend_learn_done(struct backend *b);
+static uint32_t backend_offered(const struct pop3_capabilities *caps);
+static void backend_learn_body_done(struct backend *b);
+static void backend_learn_done(struct backend *b, uint32_t bits);
 static void backend_remember(struct backend *b, uint32_t bits);
 static void backend_utf8(struct backend *b);
 static void backend_login(struct backend *b);
@@ -156,7 +174,18 @@ static void backend_auth_two_step(struct backend *b);
 static void backend_response(struct backend *b);
 static void backend_write_secret(struct backend *b, const char *before,
     const char *secret, size_t len);
+static uint32_t backend_bit(const struct backend *b, enum backend_learnt bits);
+static bool backend_may_inline(const struct backend *b);
+static void backend_auth_refused(struct backend *b,
+    const struct pop3_reply *reply);
+static void backend_doubt(struct backend *b, const struct pop3_reply *reply);
+static void backend_sure(struct backend *b);
+static void backend_keep(struct backend *b, const struct pop3_reply *reply);
 static bool backend_is_form(const struct pop3_reply *reply);
+static void backend_connect_anew(struct backend *b);
+static void backend_warn_no_xclient(struct backend *b);
+static const char *backend_garbage(const struct backend *b, const char *line,
+    size_t len, char *text, size_t size);
 static void backend_challenge(struct backend *b,
     const struct pop3_reply *reply);
 static bool backend_is_busy(const struct pop3_reply *reply);
@@ -458,7 +487,7 @@ backend_reset(struct backend *b)
 	}
 	b->bev = NULL;
 	b->ssl = NULL;
-	b->xclient_offered = false;
+	b->xclient_offered = b->in_step = b->fresh = false;
 }
 
 void
@@ -496,6 +525,7 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 {
 	if (b->state == BACKEND_OVER)
 		return;
+	b->result.line = NULL;
 	backend_blame(b, why);
 	if (failure_retries(why) && b->retries > 0 && !backend_is_out(b)) {
 		backend_retry(b, why, reason);
@@ -506,6 +536,18 @@ backend_fail(struct backend *b, enum failure why, const char *reason)
 	b->result.why = why;
 	b->result.reason = b->text;
 	backend_end(b);
+}
+
+/* With the backend's own words behind ours. */
+static void
+backend_fail_reply(struct backend *b, enum failure why, const char *reason,
+    const struct pop3_reply *reply)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "%s: %.*s", reason,
+	    (int)(reply->line_len < 128 ? reply->line_len : 128), reply->line);
+	backend_fail(b, why, text);
 }
 
 static void
@@ -646,24 +688,57 @@ backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		backend_lost(b);
 }
 
-/* Closed, without the answer that was due. */
+/* Closed, without the answer that was due. There are servers that hang up on
+ * CAPA, on AUTH, or on an inline response: the next form is tried on a fresh
+ * connection, unless credentials are out: such a login is not repeated, for
+ * the maildrop may be locked by it. */
 static void
 backend_lost(struct backend *b)
 {
-	if (b->state == BACKEND_AUTH_PROMPT && b->fallback) {
-		/* It refused the inline response by closing as well: two steps
-		 * on a fresh connection; no credential was sent since. */
+	bool password = backend_is_password(b);
+	bool user = password && b->spec.endpoint->auth == AUTH_AUTO;
+
+	if (b->anew < BACKEND_ANEW_MAX && b->state == BACKEND_LEARN &&
+	    b->doubtful) {
+		backend_sure(b);
+	} else if (b->anew < BACKEND_ANEW_MAX && b->state == BACKEND_LEARN) {
+		backend_remember(b, LEARNT_CAPA);
+		backend_connect_anew(b);
+	} else if (b->anew < BACKEND_ANEW_MAX &&
+	    b->state == BACKEND_AUTH_PROMPT && (b->fallback || user)) {
+		/* Without a fallback there was no inline response to blame. */
+		if (!b->fallback)
+			backend_forget_plain(b);
 		b->fallback = false;
-		backend_reset(b);
-		b->ready_by = clock_ms() + b->spec.cfg->server.backend_timeout;
-		b->spec.events->deadline(b->spec.arg,
-		    b->spec.cfg->server.backend_timeout);
-		backend_connect(b);
+		backend_connect_anew(b);
 	} else {
+		if (b->state == BACKEND_AUTH)
+			backend_remember(b, backend_bit(b, LEARNT_TWO_STEP));
 		backend_fail(b, backend_rows[b->state].eof,
 		    backend_is_out(b) ? "closed without answering the login"
 				      : "closed the connection");
 	}
+}
+
+static void
+backend_connect_anew(struct backend *b)
+{
+	b->anew++;
+	backend_reset(b);
+	b->ready_by = clock_ms() + b->spec.cfg->server.backend_timeout;
+	b->spec.events->deadline(b->spec.arg,
+	    b->spec.cfg->server.backend_timeout);
+	backend_connect(b);
+}
+
+/* Remembers that passwords go by USER and PASS there. */
+static void
+backend_forget_plain(struct backend *b)
+{
+	b->user_pass = true;
+	b->learnt &= ~(uint32_t)LEARNT_PLAIN;
+	learnt_set(destination_memory(b->spec.shared), &b->facts.addr,
+	    clock_ms(), b->learnt | LEARNT_CAPA);
 }
 
 /* Whether credentials are out on this connection. */
@@ -711,6 +786,7 @@ backend_line_done(struct backend *b, const char *line, size_t len)
 {
 	const struct backend_row *row = &backend_rows[b->state];
 	struct pop3_reply reply;
+	char text[160];
 
 	if (row->reply == NULL) {
 		backend_capa_line(b, line, len);
@@ -718,7 +794,8 @@ backend_line_done(struct backend *b, const char *line, size_t len)
 	}
 	pop3_reply_parse(line, len, &reply);
 	if (reply.kind == POP3_REPLY_BAD)
-		backend_fail(b, FAIL_PROTOCOL, "what it says is no POP3 reply");
+		backend_fail(b, FAIL_PROTOCOL,
+		    backend_garbage(b, line, len, text, sizeof(text)));
 	else if (reply.kind != POP3_REPLY_CONTINUE && len + 2 > POP3_LINE_MAX)
 		backend_fail(b, FAIL_PROTOCOL, "its reply line is too long");
 	else if ((row->more & 1u << reply.kind) == 0 && !backend_alone(b))
@@ -730,6 +807,21 @@ backend_line_done(struct backend *b, const char *line, size_t len)
 			: "a reply out of place");
 	else
 		row->reply(b, &reply);
+}
+
+static const char *
+backend_garbage(const struct backend *b, const char *line, size_t len,
+    char *text, size_t size)
+{
+	const char *other = b->state == BACKEND_GREETING
+	    ? pop3_other_protocol(line, len)
+	    : NULL;
+
+	if (other == NULL)
+		return "what it says is no POP3 reply";
+	snprintf(text, size, "port %u speaks %s, not POP3",
+	    (unsigned)b->spec.endpoint->port, other);
+	return text;
 }
 
 /* Whether the reply just taken was all that came. */
@@ -758,7 +850,7 @@ backend_capa_line(struct backend *b, const char *line, size_t len)
 	else if (b->state == BACKEND_CAPA_BODY)
 		backend_capa_done(b);
 	else
-		backend_learn_done(b);
+		backend_learn_body_done(b);
 }
 
 /* Sends a line and waits for its reply in the state given. */
@@ -793,9 +885,9 @@ static void
 backend_greeting(struct backend *b, const struct pop3_reply *reply)
 {
 	if (reply->kind != POP3_REPLY_OK) {
-		backend_fail(b,
+		backend_fail_reply(b,
 		    backend_is_busy(reply) ? FAIL_BUSY : FAIL_CLOSED,
-		    "the backend's greeting is -ERR");
+		    "the backend's greeting is -ERR", reply);
 		return;
 	}
 	b->xclient_offered = pop3_greeting_offers_xclient(reply);
@@ -812,8 +904,14 @@ backend_capa(struct backend *b, const struct pop3_reply *reply)
 	memset(&b->caps, 0, sizeof(b->caps));
 	if (reply->kind == POP3_REPLY_OK)
 		backend_enter(b, BACKEND_CAPA_BODY);
+	else if (b->spec.endpoint->forwarding == FORWARD_PROXY)
+		backend_fail_reply(b, FAIL_TLS,
+		    "it does not offer STLS (does its port expect a PROXY "
+		    "header?)",
+		    reply);
 	else
-		backend_fail(b, FAIL_TLS, "it does not offer STLS");
+		backend_fail_reply(b, FAIL_TLS, "it does not offer STLS",
+		    reply);
 }
 
 static void
@@ -845,6 +943,13 @@ backend_secured(struct backend *b)
 	struct err err = {""};
 
 	memset(&b->caps, 0, sizeof(b->caps));
+	/* A handshake does not succeed behind octets that were taken for
+	 * commands. */
+	b->in_step =
+	    b->ssl != NULL || b->spec.endpoint->forwarding != FORWARD_PROXY;
+	if (b->spec.endpoint->forwarding == FORWARD_XCLIENT &&
+	    !b->xclient_offered)
+		backend_warn_no_xclient(b);
 	if (!backend_safe(b, &err)) {
 		backend_fail(b, FAIL_TLS, err.text);
 	} else if (b->spec.endpoint->forwarding != FORWARD_XCLIENT ||
@@ -892,15 +997,32 @@ backend_xclient(struct backend *b, const struct pop3_reply *reply)
 	backend_learn(b);
 }
 
+static void
+backend_warn_no_xclient(struct backend *b)
+{
+	struct log_line l;
+
+	if (!destination_first_warning(b->spec.shared))
+		return;
+	origin_log(&l, LOG_WARNING, b->spec.origin,
+	    "the backend does not offer XCLIENT: it takes all clients for "
+	    "this proxy");
+	log_cstr(&l, "destination", b->spec.dest->name);
+	log_end(&l);
+}
+
 /* CAPA on the secured leg, where it is of use and not remembered. */
 static void
 backend_learn(struct backend *b)
 {
-	bool wanted = b->spec.utf8 ||
-	    (backend_is_password(b) && b->spec.endpoint->auth == AUTH_AUTO);
+	bool wanted = b->spec.utf8 || !b->in_step || !backend_is_password(b) ||
+	    b->spec.endpoint->auth != AUTH_USER;
 
-	if (!destination_learnt(b->spec.shared, clock_ms(), &b->learnt))
+	if (!learnt_get(destination_memory(b->spec.shared), &b->facts.addr,
+		clock_ms(), &b->learnt))
 		b->learnt = 0;
+	if (b->learnt & LEARNT_IN_STEP)
+		b->in_step = true;
 	if (wanted && !(b->learnt & LEARNT_CAPA))
 		backend_send(b, BACKEND_LEARN, "CAPA");
 	else
@@ -914,30 +1036,68 @@ backend_learnt(struct backend *b, const struct pop3_reply *reply)
 	memset(&b->caps, 0, sizeof(b->caps));
 	if (reply->kind == POP3_REPLY_OK)
 		backend_enter(b, BACKEND_LEARN_BODY);
+	else if (b->doubtful)
+		backend_sure(b);
 	else
-		backend_learn_done(b); /* it knows no CAPA: it offers nothing */
+		backend_learn_done(b, LEARNT_CAPA); /* it knows no CAPA */
 }
 
-static void
-backend_learn_done(struct backend *b)
+static uint32_t
+backend_offered(const struct pop3_capabilities *caps)
 {
 	uint32_t bits = LEARNT_CAPA;
 
-	if (b->caps.sasl & SASL_BIT(SASL_PLAIN))
+	if (caps->sasl & SASL_BIT(SASL_PLAIN))
 		bits |= LEARNT_PLAIN;
-	if (b->caps.utf8)
+	if (caps->user)
+		bits |= LEARNT_USER;
+	if (caps->utf8)
 		bits |= LEARNT_UTF8;
+	if (caps->auth_resp_code)
+		bits |= LEARNT_CODES;
+	return bits;
+}
+
+/* The body of CAPA was in place: the backend has taken the PROXY header, if
+ * there was one, for what it is. */
+static void
+backend_learn_body_done(struct backend *b)
+{
+	uint32_t bits = backend_offered(&b->caps);
+	uint32_t offers = LEARNT_PLAIN | LEARNT_USER;
+
+	b->in_step = true;
+	if (b->spec.endpoint->forwarding == FORWARD_PROXY)
+		bits |= LEARNT_IN_STEP;
+	if (b->doubtful && ((b->learnt ^ bits) & offers) == 0)
+		backend_sure(b);
+	else
+		backend_learn_done(b, bits);
+}
+
+static void
+backend_learn_done(struct backend *b, uint32_t bits)
+{
+	bool again = b->doubtful;
+
+	b->doubtful = false;
+	b->fresh = true;
+	b->learnt = 0;
 	backend_remember(b, bits);
-	backend_utf8(b);
+	if (again)
+		backend_login(b);
+	else
+		backend_utf8(b);
 }
 
 static void
 backend_remember(struct backend *b, uint32_t bits)
 {
-	if ((b->learnt & bits) == bits)
+	if (bits != 0 && (b->learnt & bits) == bits)
 		return;
 	b->learnt |= bits;
-	destination_learn(b->spec.shared, clock_ms(), b->learnt);
+	learnt_set(destination_memory(b->spec.shared), &b->facts.addr,
+	    clock_ms(), b->learnt);
 }
 
 /* A backend without UTF8: the session goes on, its mail program will see 8-bit
@@ -1079,8 +1239,15 @@ backend_login_user(struct backend *b)
 static void
 backend_user_done(struct backend *b, const struct pop3_reply *reply)
 {
+	/* No credential is out: where USER is not offered, it is not to be
+	 * had. */
+	bool offered = b->learnt & LEARNT_USER || !(b->learnt & LEARNT_CAPA);
+
 	if (reply->kind == POP3_REPLY_OK)
 		backend_pass(b);
+	else if (!offered && backend_is_form(reply))
+		backend_fail_reply(b, FAIL_SETUP,
+		    "it offers neither USER nor SASL PLAIN", reply);
 	else
 		backend_refused(b, reply);
 }
@@ -1099,6 +1266,23 @@ backend_pass(struct backend *b)
 	backend_write_secret(b, "PASS ", p.password, p.password_len);
 }
 
+static uint32_t
+backend_bit(const struct backend *b, enum backend_learnt bits)
+{
+	return (uint32_t)bits << b->spec.cred->mech;
+}
+
+/* After an inline response a refused form and a refused password look alike,
+ * unless the backend says [AUTH] of the latter (RFC 3206) or has taken an
+ * inline response before. Two steps tell them apart. */
+static bool
+backend_may_inline(const struct backend *b)
+{
+	if (b->learnt & backend_bit(b, LEARNT_TWO_STEP))
+		return false;
+	return b->learnt & (LEARNT_CODES | backend_bit(b, LEARNT_INLINE));
+}
+
 /* "AUTH mech response", in one line where it fits and is taken. */
 static void
 backend_auth(struct backend *b, const char *b64, size_t len)
@@ -1107,7 +1291,7 @@ backend_auth(struct backend *b, const char *b64, size_t len)
 	int n = snprintf(before, sizeof(before), "AUTH %s ",
 	    sasl_name(b->spec.cred->mech));
 
-	if (b->learnt & LEARNT_TWO_STEP ||
+	if (!backend_may_inline(b) ||
 	    (size_t)n + len + 2 > POP3_AUTH_INLINE_MAX) {
 		backend_auth_two_step(b);
 		return;
@@ -1158,46 +1342,96 @@ backend_write_secret(struct backend *b, const char *before, const char *secret,
 		backend_fail(b, FAIL_LOCAL, "out of memory");
 }
 
-/* "-ERR" to AUTH with its response. It may mean the form: two steps are tried
- * once. Never after a word about the password, nor where the form is known to
- * be right: that would count twice against the user. */
 static void
 backend_auth_inline(struct backend *b, const struct pop3_reply *reply)
 {
-	if (reply->kind == POP3_REPLY_CONTINUE && reply->text_len == 0) {
-		/* It did not look at the inline response. */
-		backend_remember(b, LEARNT_TWO_STEP);
+	switch (reply->kind) {
+	case POP3_REPLY_OK:
+		backend_remember(b, backend_bit(b, LEARNT_INLINE));
+		backend_accepted(b, reply);
+		return;
+	case POP3_REPLY_CONTINUE:
+		if (!backend_is_password(b) &&
+		    pop3_reply_is_error_document(reply)) {
+			backend_challenge(b, reply);
+			return;
+		}
+		/* A prompt, whatever its words: the backend did not look at
+		 * the inline response. */
+		backend_remember(b, backend_bit(b, LEARNT_TWO_STEP));
 		backend_response(b);
-	} else if (reply->kind == POP3_REPLY_ERR && backend_is_form(reply) &&
-	    !(b->learnt & LEARNT_INLINE)) {
-		backend_remember(b, LEARNT_TWO_STEP);
-		b->fallback = true;
-		backend_auth_two_step(b);
-	} else {
-		if (reply->kind == POP3_REPLY_OK)
-			backend_remember(b, LEARNT_INLINE);
-		/* Unless what CAPA said is no longer true: ask next time. */
-		else if (reply->kind == POP3_REPLY_ERR &&
-		    backend_is_form(reply))
-			destination_learn(b->spec.shared, clock_ms(),
-			    LEARNT_INLINE);
-		backend_auth_result(b, reply);
+		return;
+	case POP3_REPLY_ERR:
+	case POP3_REPLY_BAD:
+		backend_auth_refused(b, reply);
+		return;
 	}
 }
 
-/* "-ERR" to the mechanism alone is about the form, and USER/PASS is left. */
+/* "-ERR" to AUTH with its response. Without [AUTH] it may mean the form, or
+ * what is remembered is another server's. */
+static void
+backend_auth_refused(struct backend *b, const struct pop3_reply *reply)
+{
+	if (!backend_is_form(reply)) {
+		backend_refused(b, reply);
+	} else if (b->learnt & backend_bit(b, LEARNT_INLINE)) {
+		backend_doubt(b, reply);
+	} else {
+		backend_remember(b, backend_bit(b, LEARNT_TWO_STEP));
+		b->fallback = true;
+		backend_auth_two_step(b);
+	}
+}
+
+/* The refusal may come from what was remembered: CAPA tells. If it says the
+ * same as before, the password was judged, and is not sent again. */
+static void
+backend_doubt(struct backend *b, const struct pop3_reply *reply)
+{
+	if (b->fresh || b->doubtful) {
+		backend_refused(b, reply);
+		return;
+	}
+	backend_keep(b, reply);
+	b->doubtful = true;
+	backend_send(b, BACKEND_LEARN, "CAPA");
+}
+
+/* The kept reply is the verdict. */
+static void
+backend_sure(struct backend *b)
+{
+	struct pop3_reply reply;
+
+	pop3_reply_parse(b->result.line, b->result.len, &reply);
+	backend_refused(b, &reply);
+}
+
+static void
+backend_keep(struct backend *b, const struct pop3_reply *reply)
+{
+	memmove(b->text, reply->line, reply->line_len);
+	b->result.line = b->text;
+	b->result.len = reply->line_len;
+}
+
+/* "-ERR" to the mechanism alone is about the form: no credential is out. */
 static void
 backend_auth_prompt(struct backend *b, const struct pop3_reply *reply)
 {
 	if (reply->kind == POP3_REPLY_CONTINUE) {
 		backend_response(b);
-	} else if (backend_is_form(reply) && backend_is_password(b) &&
+	} else if (backend_is_busy(reply)) {
+		backend_refused(b, reply);
+	} else if (backend_is_password(b) &&
 	    b->spec.endpoint->auth == AUTH_AUTO) {
-		destination_unlearn(b->spec.shared);
-		b->user_pass = true;
+		backend_forget_plain(b);
 		backend_login_user(b);
 	} else {
-		backend_refused(b, reply);
+		backend_fail_reply(b, FAIL_SETUP,
+		    "it refuses this mechanism before it has seen a response",
+		    reply);
 	}
 }
 
@@ -1266,10 +1500,8 @@ static void
 backend_accepted(struct backend *b, const struct pop3_reply *reply)
 {
 	backend_well(b);
-	memcpy(b->text, reply->line, reply->line_len);
+	backend_keep(b, reply);
 	b->result.accepted = true;
-	b->result.line = b->text;
-	b->result.len = reply->line_len;
 	backend_end(b);
 }
 
@@ -1280,11 +1512,23 @@ backend_refused(struct backend *b, const struct pop3_reply *reply)
 	bool busy = backend_is_busy(reply);
 	bool hide = !busy && b->spec.dest->hide_auth_errors;
 
+	if (!b->in_step) {
+		backend_fail_reply(b, FAIL_PROTOCOL,
+		    "-ERR before it is sure that its port expects a PROXY "
+		    "header",
+		    reply);
+		return;
+	}
 	backend_well(b);
+	if (!busy && pop3_reply_about_setup(reply)) {
+		backend_fail_reply(b, FAIL_SETUP,
+		    "its configuration refuses this way to log in", reply);
+		return;
+	}
 	b->result.why = busy ? FAIL_BUSY : FAIL_REJECTED;
 	b->result.line = b->text;
 	b->result.len = hide ? sizeof(hidden) - 1 : reply->line_len;
-	memcpy(b->text, hide ? hidden : reply->line, b->result.len);
+	memmove(b->text, hide ? hidden : reply->line, b->result.len);
 	backend_end(b);
 }
 

@@ -79,7 +79,9 @@ struct client {
 typedef void client_verb(struct client *c, const struct pop3_command *cmd);
 
 static bool client_wants_proxy(const struct client *c);
+static bool client_trusts_proxy(const struct client *c);
 static bool client_proxy_start(struct client *c);
+static void client_proxy_refuse(struct client *c);
 static void client_proxy_done(void *arg, enum proxy_read status,
     const struct proxy_header *h);
 static void client_proxy_adopt(struct client *c, const struct proxy_header *h);
@@ -169,8 +171,17 @@ client_wants_proxy(const struct client *c)
 {
 	const struct config_listener *l = c->spec.listener;
 
-	return l->proxy_protocol != PROXY_OFF &&
-	    cidr_match_any(l->proxy_trusted, l->n_proxy_trusted, &c->spec.peer);
+	return l->proxy_protocol == PROXY_REQUIRED ||
+	    (l->proxy_protocol == PROXY_OPTIONAL && client_trusts_proxy(c));
+}
+
+static bool
+client_trusts_proxy(const struct client *c)
+{
+	const struct config_listener *l = c->spec.listener;
+
+	return cidr_match_any(l->proxy_trusted, l->n_proxy_trusted,
+	    &c->spec.peer);
 }
 
 static bool
@@ -185,6 +196,10 @@ client_proxy_start(struct client *c)
 	};
 
 	c->state = CLIENT_PROXY;
+	if (!client_trusts_proxy(c)) {
+		client_proxy_refuse(c);
+		return true;
+	}
 	c->proxy = proxy_reader_start(&spec);
 	return c->proxy != NULL;
 }
@@ -194,8 +209,6 @@ client_proxy_done(void *arg, enum proxy_read status,
     const struct proxy_header *h)
 {
 	struct client *c = arg;
-	const struct config_listener *listener = c->spec.listener;
-	struct log_line l;
 
 	c->proxy = NULL;
 	if (status == PROXY_READ_CLOSED) {
@@ -204,18 +217,28 @@ client_proxy_done(void *arg, enum proxy_read status,
 	}
 	if (status == PROXY_READ_BAD ||
 	    (status == PROXY_READ_NONE &&
-		listener->proxy_protocol == PROXY_REQUIRED)) {
-		origin_log(&l, LOG_WARNING, c->spec.origin,
-		    "no acceptable PROXY header");
-		log_cstr(&l, "listener", listener->name);
-		log_end(&l);
-		client_close(c, "no PROXY header");
+		c->spec.listener->proxy_protocol == PROXY_REQUIRED)) {
+		client_proxy_refuse(c);
 		return;
 	}
 	if (status == PROXY_READ_OK)
 		client_proxy_adopt(c, h);
 	if (!client_connect(c))
 		client_close(c, "out of memory");
+}
+
+static void
+client_proxy_refuse(struct client *c)
+{
+	struct log_line l;
+
+	origin_log(&l, LOG_WARNING, c->spec.origin,
+	    client_trusts_proxy(c)
+		? "no acceptable PROXY header"
+		: "connection from outside proxy_trusted refused");
+	log_cstr(&l, "listener", c->spec.listener->name);
+	log_end(&l);
+	client_close(c, "no PROXY header");
 }
 
 static void

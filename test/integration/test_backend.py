@@ -36,6 +36,10 @@ def refuse(line):
     return check
 
 
+# The capabilities of a server that can be sent an initial response.
+INLINE_CAPA = (b"+OK\r\nSASL PLAIN XOAUTH2\r\nAUTH-RESP-CODE\r\n.\r\n")
+
+
 class Leg(Case):
     """Destinations by name, each with a user NAME@example.com."""
 
@@ -733,7 +737,7 @@ class Desynchronised(Leg):
         def login(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH PLAIN")
             while True:
                 c.raw(b"+OK " + b"x" * 65536)
@@ -750,7 +754,7 @@ class Desynchronised(Leg):
                 def check(c):
                     c.send("+OK ready")
                     c.expect("CAPA")
-                    c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+                    c.raw(INLINE_CAPA)
                     c.expect("AUTH PLAIN")
                     c.raw(raw)
                     c.drain()
@@ -766,7 +770,7 @@ class Desynchronised(Leg):
         def no_answer(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.drain()
         for script in (silent, no_capa, no_answer, says("+OK [XCLIENT] r")):
             for tls in ("implicit", "plain"):
@@ -797,14 +801,14 @@ class Desynchronised(Leg):
         def after_login(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH PLAIN")
             c.reset()
 
         def half_a_reply(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH PLAIN")
             c.raw(b"+OK logged i")
             c.close()
@@ -1058,8 +1062,8 @@ class Replay(Leg):
         def dies(c):
             c.send("+OK ready")
             line = c.line()
-            if line == "CAPA":  # not needed for a bearer login
-                c.raw(b"+OK\r\nSASL PLAIN XOAUTH2\r\n.\r\n")
+            if line == "CAPA":
+                c.raw(INLINE_CAPA)
                 line = c.line()
             if line.startswith("AUTH"):
                 c.close()
@@ -1208,6 +1212,8 @@ class Challenges(Leg):
 
         def leaves(c):
             c.send("+OK ready")
+            c.expect("CAPA")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH XOAUTH2 ")
             c.send(challenge)
             c.close()
@@ -1223,6 +1229,8 @@ class Challenges(Leg):
         the relay, aborts the leg"""
         def speaks(c):
             c.send("+OK ready")
+            c.expect("CAPA")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH XOAUTH2 ")
             c.raw(b"+ e30=\r\n-ERR [AUTH] no\r\n")
             c.drain()
@@ -1453,7 +1461,9 @@ class Connecting(Leg):
         def hangs_up(end):
             def script(c):
                 c.send("+OK ready")
-                c.expect("AUTH")
+                c.expect("USER")
+                c.send("+OK")
+                c.expect("PASS")
                 end(c)
             return script
         server = {"host_down_threshold": 3, "host_down_min_clients": 3,
@@ -1465,8 +1475,9 @@ class Connecting(Leg):
                     script = 3 * [Pop3(check=remember)] + 3 * [
                         hangs_up(end)] + [hangs_up(end), Pop3(check=remember)]
                     b = self.backend(script, tls=tls)
-                    self.serve_here({"x": b.destination()},
-                                    over={"server": server})
+                    dest = b.destination()
+                    dest["protocol"]["pop3"]["auth"] = "user"
+                    self.serve_here({"x": dest}, over={"server": server})
                     # They are no strangers: what they cause counts.
                     for source in sources:
                         self.assertLoggedIn("x", source=source).close()
@@ -1543,7 +1554,7 @@ class Connecting(Leg):
         def slow(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.expect("AUTH PLAIN")
             c.wait(go)
             c.send("+OK at last")
@@ -1577,7 +1588,7 @@ class Connecting(Leg):
         def silent_login(c):
             c.send("+OK ready")
             c.expect("CAPA")
-            c.raw(b"+OK\r\nSASL PLAIN\r\n.\r\n")
+            c.raw(INLINE_CAPA)
             c.drain()
         server = {"backend_timeout": "400ms", "backend_auth_timeout": "400ms",
                   "backend_connect_retries": 0, "host_down_threshold": 1,

@@ -10,6 +10,7 @@
 #include "platform/hash.h"
 #include "platform/util.h"
 #include "service/destination.h"
+#include "service/learnt.h"
 #include "run.h"
 
 #define COOLDOWN 1000
@@ -449,15 +450,16 @@ END_TEST
 
 START_TEST(a_reset_closes_the_breaker)
 {
+	const struct addr server = {.len = 0};
 	uint32_t bits;
 
-	destination_learn(d, 10, 1);
+	learnt_set(destination_memory(d), &server, 1000, 1);
 	failures(3, DESTINATION_HOST, 1, 10);
 	ck_assert_int_eq(enter(11, 1), GATE_DOWN);
 	destination_reset(d);
 	state_is(DESTINATION_UP, "up");
 	ck_assert(!destination_is_troubled(d));
-	ck_assert(!destination_learnt(d, 11, &bits));
+	ck_assert(!learnt_get(destination_memory(d), &server, 1000, &bits));
 	for (unsigned i = 0; i < cfg.max_connecting; i++)
 		ck_assert_int_eq(enter(11, 1), GATE_ENTERED);
 	/* What has failed before does not count any more. */
@@ -493,20 +495,6 @@ START_TEST(its_death_ends_the_wait_for_it)
 	ck_assert_uint_eq(wakes, 10);
 	for (int i = 0; i < 10; i++)
 		ck_assert_int_eq(gate_told(&line[i]), GATE_DOWN);
-}
-END_TEST
-
-START_TEST(what_is_learnt_expires)
-{
-	uint32_t bits;
-
-	ck_assert(!destination_learnt(d, 5000, &bits));
-	destination_learn(d, 5000, 0x15);
-	ck_assert(destination_learnt(d, 5000, &bits));
-	ck_assert_uint_eq(bits, 0x15);
-	ck_assert(!destination_learnt(d, 5000 + DESTINATION_LEARNT_MS, &bits));
-	destination_unlearn(d);
-	ck_assert(!destination_learnt(d, 5000, &bits));
 }
 END_TEST
 
@@ -562,7 +550,6 @@ main(void)
 	tcase_add_test(tc, its_death_ends_the_wait_for_it);
 	tcase_add_test(tc, places_are_limited_and_given_back);
 	tcase_add_test(tc, a_threshold_of_0_never_marks);
-	tcase_add_test(tc, what_is_learnt_expires);
 	suite_add_tcase(suite, tc);
 	return run(suite);
 }

@@ -158,9 +158,10 @@ static const struct auth_case auth_cases[] = {
     {"", false, NULL, NULL},
     {" ", false, NULL, NULL},
     {" PLAIN", false, NULL, NULL},
-    {"PLAIN  =", false, NULL, NULL},
-    {"PLAIN  ", false, NULL, NULL},
-    {"PLAIN = ", false, NULL, NULL},
+    /* Windows Mail; a space behind it, as node-pop3 and curl send one. */
+    {"PLAIN  =", true, "PLAIN", "="},
+    {"PLAIN  ", true, "PLAIN", NULL},
+    {"PLAIN = ", true, "PLAIN", "="},
     {"PLAIN a b", false, NULL, NULL},
     {"PLA/IN", false, NULL, NULL},
     {"PLAIN\t=", false, NULL, NULL},
@@ -489,6 +490,90 @@ START_TEST(mechanisms_are_listed)
 }
 END_TEST
 
+static struct pop3_reply
+reply_of(const char *text)
+{
+	struct pop3_reply r;
+
+	pop3_reply_parse(text, strlen(text), &r);
+	return r;
+}
+
+START_TEST(setup_refusals_are_told_from_wrong_passwords)
+{
+	static const struct {
+		const char *line;
+		bool setup;
+	} t[] = {
+	    {"-ERR [AUTH] Plaintext authentication disallowed on non-secure "
+	     "(SSL/TLS) connections.",
+		true},
+	    {"-ERR TLS required to log in.", true},
+	    {"-ERR [AUTH] USER command only available under a layer", true},
+	    {"-ERR Unsupported authentication mechanism.", true},
+	    {"-ERR use stls first", true},
+	    {"-ERR [AUTH] Authentication failed.", false},
+	    {"-ERR Login failed.", false},
+	    {"-ERR wrong password for battles", false},
+	    {"-ERR", false},
+	    {"+OK TLS", false},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		struct pop3_reply r = reply_of(t[i].line);
+
+		ck_assert_msg(pop3_reply_about_setup(&r) == t[i].setup, "%s",
+		    t[i].line);
+	}
+}
+END_TEST
+
+START_TEST(prompts_are_told_from_error_documents)
+{
+	static const struct {
+		const char *line;
+		bool document;
+	} t[] = {
+	    {"+ eyJzdGF0dXMiOiI0MDAifQ==", true},
+	    {"+ e30=", true},
+	    {"+ ", false},
+	    {"+", false},
+	    {"+ go ahead", false},
+	    {"+ =", false},
+	    {"+ VXNlcm5hbWU6", false},
+	    {"+ eyJ", false},
+	    {"+ enter your token", false},
+	    {"+OK eyJzdGF0dXMiOiI0MDAifQ==", false},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		struct pop3_reply r = reply_of(t[i].line);
+
+		ck_assert_msg(pop3_reply_is_error_document(&r) == t[i].document,
+		    "%s", t[i].line);
+	}
+}
+END_TEST
+
+START_TEST(other_protocols_are_named)
+{
+	static const struct {
+		const char *line, *name;
+	} t[] = {{"220 mail ESMTP", "SMTP"}, {"* OK IMAP4rev1", "IMAP"},
+	    {"HTTP/1.1 400 Bad Request", "HTTP"}, {"hello", NULL}, {"", NULL}};
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		const char *name =
+		    pop3_other_protocol(t[i].line, strlen(t[i].line));
+
+		if (t[i].name == NULL)
+			ck_assert_ptr_null(name);
+		else
+			ck_assert_str_eq(name, t[i].name);
+	}
+}
+END_TEST
+
 static Suite *
 pop3_suite(void)
 {
@@ -511,6 +596,9 @@ pop3_suite(void)
 	tcase_add_test(tc, capabilities_are_listed_in_order);
 	tcase_add_test(tc, absent_capabilities_leave_no_line);
 	tcase_add_test(tc, mechanisms_are_listed);
+	tcase_add_test(tc, setup_refusals_are_told_from_wrong_passwords);
+	tcase_add_test(tc, prompts_are_told_from_error_documents);
+	tcase_add_test(tc, other_protocols_are_named);
 	suite_add_tcase(suite, tc);
 	return suite;
 }

@@ -129,7 +129,7 @@ START_TEST(rule_breakers_stop_the_line)
 	REFUSED(strcpy(x.session, "a b"));
 	REFUSED(strcpy(x.session, "a\r\nQUIT"));
 	REFUSED(strcpy(x.session, "[UNAVAILABLE]"));
-	REFUSED(strcpy(x.session, "a=b"));
+	REFUSED(strcpy(x.session, "a;b"));
 	REFUSED(memset(x.session, 'x', sizeof(x.session)));
 	REFUSED(strcpy(x.dest_name, "a.test TTL=9"));
 	REFUSED(strcpy(x.dest_name, "a.test\r\nUSER x"));
@@ -176,7 +176,9 @@ static const struct parse_case parse_cases[] = {
     {"tempunavail", OCTETS("ADDR=[TEMPUNAVAIL] DESTNAME=[TEMPUNAVAIL] TTL=2"),
 	"TTL=2"},
     {"unavailable_session", OCTETS("SESSION=[UNAVAILABLE] TTL=2"), "TTL=2"},
-    {"session_of_dovecot", OCTETS("SESSION=kPYL/ZYmXsF+AAAB TTL=2"), "TTL=2"},
+    {"session_of_dovecot", OCTETS("SESSION=kPYL/ZYmXsF+AAAB TTL=2"),
+	"SESSION=kPYL/ZYmXsF+AAAB TTL=2"},
+    {"session_foreign", OCTETS("SESSION=a;b TTL=2"), "TTL=2"},
     {"more_spaces", OCTETS("  ADDR=192.0.2.1   TTL=2  "),
 	"ADDR=192.0.2.1 TTL=2"},
     {"ttl_range", OCTETS("TTL=255"), "TTL=255"},
@@ -263,7 +265,8 @@ START_TEST(session_has_its_alphabet)
 
 	for (int c = 0; c < 256; c++) {
 		bool good = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-		    (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+		    (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+		    c == '-' || c == '+' || c == '/' || c == '=';
 
 		for (size_t at = 0; at < 3; at++) {
 			memset(s, 'x', 3);

@@ -405,7 +405,8 @@ class Pop3:
     relay      function(connection) for what follows the login
     """
 
-    def __init__(self, greeting="+OK ready", capa=("TOP", "UIDL"), stls=True,
+    def __init__(self, greeting="+OK ready",
+                 capa=("TOP", "UIDL", "AUTH-RESP-CODE"), stls=True,
                  sasl="PLAIN LOGIN OAUTHBEARER XOAUTH2", user=True,
                  inline=True, prompt="+ ", check=None, challenge=None,
                  xclient=None, utf8="+OK", messages=(), relay=None):
