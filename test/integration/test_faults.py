@@ -243,6 +243,17 @@ SASL = Way(auth="sasl")
 TWO_STEPS = Way(auth="sasl", password=LONG_PASSWORD)
 BEARER = Way(bearer=True)
 
+VERDICT = "-ERR [AUTH] Authentication failed."
+
+
+def after_challenge(f):
+    """Without a reply the challenge counts. The client sees it only then, so
+    it does not wait for the rest."""
+    if f.failure in ("dropped", "unanswered"):
+        return Fault(f.name, f.do, "rejected", NOBODY, reply=VERDICT)
+    return Fault(f.name, f.do, f.failure, NOBODY, reply=f.reply)
+
+
 # (title, stage in talk(), way, faults, whether credentials are out)
 STAGES = [
     ("PROXY header", "proxy", Way(forwarding="proxy"), HANDSHAKE, False),
@@ -278,23 +289,22 @@ STAGES = [
      + [Fault("-ERR [AUTH]", says(b"-ERR [AUTH] no\r\n"), "rejected", NOBODY,
               reply="-ERR [AUTH] no")], True),
     ("response sent", "response", TWO_STEPS, login_sent(oversize_auth), True),
-    # Who offers a challenge is well: nothing of what follows adds up.
+    # The challenge is the verdict, and who offers one is well.
     ("challenge", "challenge", BEARER, [
-        Fault(f.name, f.do, f.failure, NOBODY)
-        for f in closing("dropped", NOBODY, True)
+        after_challenge(f) for f in closing("dropped", NOBODY, True)
         + [Fault(n.name, n.do, "protocol", NOBODY)
            for n in nonsense(oversize_auth, False, "")]
         + [Fault("plaintext inside TLS", in_clear, "dropped", NOBODY)]],
      True),
     ("challenge answered", "challenge answered", BEARER, [
-        Fault(f.name, f.do, f.failure, NOBODY, f.wait, f.reply)
-        for f in login_sent(oversize_auth)], True),
+        after_challenge(f) for f in login_sent(oversize_auth)], True),
 ]
 
 
 # What the log says is waited for, where that is not the stage's name.
 STATES = {"": "connect", "proxy": "handshake", "prompt": "auth prompt",
-          "response": "auth result", "challenge answered": "auth result"}
+          "response": "auth result", "challenge": "cancel",
+          "challenge answered": "cancel"}
 
 REFUSES = Fault("refused", None, "connect", HOST)
 UNANSWERED = Fault("SYN unanswered", None, "timeout", HOST, READY)
@@ -335,6 +345,8 @@ class Cell:
 
     def state(self):
         """What is waited for when the fault is noticed."""
+        if self.fault.do is endless:
+            return f"{self.stage} body"
         return STATES.get(self.stage, self.stage)
 
     def challenged(self, log, user):
@@ -471,11 +483,6 @@ class Outside(Cell):
             self.process.wait()
         self.struck.set()
 
-    def state(self):
-        if self.stage == "challenge" and self.number == signal.SIGSTOP:
-            return "auth result"  # the client has answered by then
-        return super().state()
-
     def challenged(self, _log, _user):
         if self.stage == "challenge":
             self.struck.wait(DEADLINE)
@@ -500,8 +507,10 @@ class Outside(Cell):
             # Then nobody listens, which is the host's own failure.
             return [(0, THRESHOLD, f, False),
                     (0, THRESHOLD, "connect", True), (1, 1, "down", True)]
-        if f == "unanswered" or self.stage in ("user", "prompt"):
-            # Those had sent their login, which blames nobody. The kernel still accepts, nobody greets.
+        if f in ("unanswered", "rejected") or \
+                self.stage in ("user", "prompt"):
+            # Those had sent their login, which blames nobody. The kernel
+            # still accepts, nobody greets.
             return [(0, THRESHOLD, f, False),
                     (0, THRESHOLD, "timeout", False),
                     (1, 1, "timeout", True), (0, 1, "down", True)]
@@ -675,13 +684,15 @@ class BackendLeg(Case):
         for title, stage, way, faults, out in STAGES:
             for fault in faults:
                 cls.add(Cell, title, stage, way, fault)
-            cls.add(Outside, title, stage, way, Fault(
-                "kill -9", signal.SIGKILL, "dropped" if out else "closed",
-                CLIENT))
-            cls.add(Outside, title, stage, way, Fault(
-                "SIGSTOP", signal.SIGSTOP, "unanswered" if out else "timeout",
-                CLIENT, ANSWER if out or stage in ("user", "prompt")
-                else READY))
+            for fault in (
+                    Fault("kill -9", signal.SIGKILL,
+                          "dropped" if out else "closed", CLIENT),
+                    Fault("SIGSTOP", signal.SIGSTOP,
+                          "unanswered" if out else "timeout", CLIENT,
+                          ANSWER if out or stage in ("user", "prompt")
+                          else READY)):
+                cls.add(Outside, title, stage, way, after_challenge(fault)
+                        if "challenge" in stage else fault)
         good = Backend(certs(), tls="implicit")
         cls.addClassCleanup(good.close)
         cls.daemon = cls.shared_mailferry(
