@@ -20,6 +20,7 @@ enum relay_end {
 	RELAY_BACKEND_CLOSED,
 	RELAY_CLIENT_ERROR, /* reset, or an error of TLS */
 	RELAY_BACKEND_ERROR,
+	RELAY_FLOODED, /* too many TLS records without data from one of them */
 	RELAY_IDLE,
 	RELAY_NO_MEMORY
 };

@@ -367,8 +367,10 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 	size_t n;
 
 	ERR_clear_error();
-	if (SSL_read_ex(side->ssl, buf, len, &n) == 1)
+	if (SSL_read_ex(side->ssl, buf, len, &n) == 1) {
+		tls_leg_data(side->ssl);
 		return (ssize_t)n;
+	}
 	switch (SSL_get_error(side->ssl, 0)) {
 	case SSL_ERROR_WANT_READ:
 		return RELAY_AGAIN;
@@ -380,6 +382,8 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 		return 0;
 	default:
 		ERR_clear_error();
+		if (tls_leg_flooded(side->ssl))
+			relay_reason(side->relay, RELAY_FLOODED);
 		return RELAY_ERROR;
 	}
 }

@@ -837,6 +837,7 @@ session_relay_done(void *arg, enum relay_end why)
 	    [RELAY_BACKEND_CLOSED] = "backend closed",
 	    [RELAY_CLIENT_ERROR] = "client lost",
 	    [RELAY_BACKEND_ERROR] = "backend lost",
+	    [RELAY_FLOODED] = "too many TLS records without data",
 	    [RELAY_IDLE] = "idle",
 	    [RELAY_NO_MEMORY] = "out of memory",
 	};

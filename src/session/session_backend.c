@@ -757,6 +757,7 @@ backend_read_cb(struct bufferevent *bev, void *arg)
 	char line[BACKEND_CHALLENGE_MAX];
 	size_t len;
 
+	tls_leg_data(b->ssl);
 	/* A retry, or TLS, has another bufferevent. */
 	while (b->bev == bev && backend_line(b, line, &len))
 		backend_line_done(b, line, len);

@@ -367,7 +367,10 @@ client_refuse(struct client *c)
 static void
 client_read_cb(struct bufferevent *bev UNUSED, void *arg)
 {
-	client_run(arg);
+	struct client *c = arg;
+
+	tls_leg_data(c->ssl);
+	client_run(c);
 }
 
 /* Whether all has left is for the buffer to say: over TLS this callback also
@@ -407,7 +410,10 @@ client_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		client_run(c);
 	} else {
 		ERR_clear_error();
-		client_close(c, "client lost");
+		client_close(c,
+		    tls_leg_flooded(c->ssl)
+			? "too many TLS records without data"
+			: "client lost");
 	}
 }
 

@@ -6,6 +6,8 @@
 
 #include <event2/bufferevent.h>
 
+#include "tls_leg.h"
+
 static struct bufferevent *transport_plain(struct event_base *base, int fd);
 static struct bufferevent *transport_tls(struct event_base *base, int fd,
     SSL *ssl, enum bufferevent_ssl_state state);
@@ -31,8 +33,12 @@ static struct bufferevent *
 transport_tls(struct event_base *base, int fd, SSL *ssl,
     enum bufferevent_ssl_state state)
 {
-	return bufferevent_openssl_socket_new(base, fd, ssl, state,
-	    BEV_OPT_CLOSE_ON_FREE);
+	struct bufferevent *bev = bufferevent_openssl_socket_new(base, fd, ssl,
+	    state, BEV_OPT_CLOSE_ON_FREE);
+
+	if (bev != NULL)
+		tls_leg_watch(ssl);
+	return bev;
 }
 
 /* Never a filter: that would be one more layer of copies for the whole

@@ -2,6 +2,7 @@
 quotes the sentence that its test proves."""
 
 import hashlib
+import os
 import random
 import select
 import socket
@@ -10,12 +11,12 @@ import threading
 import time
 import unittest
 
-from harness.case import Case, Pop3, certs, context
+from harness.case import Case, Pop3, certs, context, need_that
 from harness.client import BYTES, LINES, b64, plain
 from harness.fake_backend import Gone
 from harness.mailferry import sanitized
 from harness.proc import cpu_seconds, descriptors, rss, wait_until
-from harness.tls_tools import gnutls, openssl
+from harness.tls_tools import FLOOD, flood, gnutls, openssl
 
 MB = 1 << 20
 GROWTH = (64 if sanitized() else 2) * MB  # of memory, for one session
@@ -710,6 +711,51 @@ class SmallRecords(Case):
             one += c.line()
         c.send(b"CAPA\r\n" * 300)
         self.assertEqual(c.exactly(300 * len(one)), 300 * one)
+
+
+@need_that(lambda: None if os.path.exists(FLOOD)
+           else "no tls_flood beside the daemon")
+class Floods(Case):
+    """Records without data, as fast as one client can send them: KeyUpdate
+    in TLS 1.3, requests for a renegotiation in TLS 1.2."""
+
+    LOGIN = "AUTH PLAIN " + plain("x@x", "y")
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.b = cls.shared_backend(tls="plain")
+        cls.daemon = cls.shared_mailferry(
+            {"pop3": {"tls": "implicit"}}, {"x": cls.b.destination()},
+            over={"server": {"threads": 1}})
+
+    def waits(self, c, seconds):
+        """How long the answers to another client take: the 99th
+        percentile."""
+        times = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            start = time.monotonic()
+            self.assertReply(c.cmd("NOOP"), "+OK")
+            times.append(time.monotonic() - start)
+        return sorted(times)[len(times) * 99 // 100]
+
+    def test_nobody_waits(self):
+        """A session that floods is closed, and no other one waits for it."""
+        c = self.login(self.daemon, tls="implicit")
+        idle = self.waits(c, 0.5)
+        for kind in ("update", "request", "renegotiate"):
+            for login in ((), (self.LOGIN,)):
+                with self.subTest(kind=kind, relayed=bool(login)):
+                    mark = self.daemon.mark()
+                    tool = flood(self.daemon.port, kind, 2, login)
+                    self.addCleanup(tool.close)
+                    self.daemon.wait_log("records without data", mark)
+                    busy = self.waits(c, 1)
+                    self.assertLess(busy, 0.1 + 20 * idle)
+                    records, closed = map(int, tool.rest().split())
+                    self.assertGreater(records, 1000)
+                    self.assertGreater(closed, 0)
 
 
 class Idle(Case):

@@ -1503,6 +1503,30 @@ START_TEST(keys_may_change_at_any_time)
 }
 END_TEST
 
+/* Each is as cheap to send as it is dear to receive. */
+START_TEST(new_keys_and_nothing_else_end_the_session)
+{
+	struct peer *p;
+	struct rig rig;
+
+	rig_open(&rig, _i);
+	rig_start(&rig);
+	p = _i == 1 ? &rig.client : &rig.backend;
+	for (int n = 0; !rig.done && n < 1000; n++) {
+		SSL_key_update(p->ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
+		SSL_do_handshake(p->ssl);
+		rig_step(&rig);
+		if (n == 200)
+			ck_assert(!rig.client.eof && !rig.backend.eof);
+		if (rig.client.eof || rig.backend.eof)
+			rig.client.fin = rig.backend.fin = true;
+	}
+	RUN_UNTIL(&rig, rig.done);
+	ck_assert_int_eq(rig.why, RELAY_FLOODED);
+	rig_close(&rig);
+}
+END_TEST
+
 /* Requests from one that does not read the answers: OpenSSL has to write before
  * it can read on, and there is no room. */
 START_TEST(new_keys_for_a_deaf_client_cost_no_time)
@@ -1732,6 +1756,8 @@ main(void)
 		tcase_add_loop_test(tls, rubbish_instead_of_tls_is_an_error, i,
 		    i + 1);
 	}
+	tcase_add_loop_test(tls, new_keys_and_nothing_else_end_the_session, 1,
+	    3);
 	suite_add_tcase(suite, tls);
 
 	tcase_add_checked_fixture(slow, setup, teardown);

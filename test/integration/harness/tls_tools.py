@@ -1,8 +1,17 @@
 """TLS clients that negotiate what Python's ssl cannot."""
 
+import os
 import subprocess
 
 from .proc import DEADLINE, _die_with_parent
+
+FLOOD = os.path.join(os.path.dirname(os.environ["MAILFERRY_BIN"]),
+                     "test", "integration", "tls_flood")
+
+
+def flood(port, kind, seconds, login=()):
+    """tools/tls_flood.c at work."""
+    return TlsTool([FLOOD, str(port), kind, str(seconds), *login])
 
 
 def openssl(port, *options):
