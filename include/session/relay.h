@@ -29,8 +29,8 @@ struct relay_spec {
 	struct event_base *base;
 	/* Socket bufferevents (plain or OpenSSL) with BEV_OPT_CLOSE_ON_FREE,
 	 * reading disabled, no callbacks. TLS contexts have the modes
-	 * ENABLE_PARTIAL_WRITE and ACCEPT_MOVING_WRITE_BUFFER, and
-	 * SSL_OP_IGNORE_UNEXPECTED_EOF: a FIN alone is an end. */
+	 * ENABLE_PARTIAL_WRITE and ACCEPT_MOVING_WRITE_BUFFER, not AUTO_RETRY,
+	 * and SSL_OP_IGNORE_UNEXPECTED_EOF: a FIN alone is an end. */
 	struct bufferevent *client, *backend;
 	SSL *client_ssl, *backend_ssl; /* theirs; NULL: plain */
 	uint64_t idle_ms; /* without a byte either way */

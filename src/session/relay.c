@@ -65,7 +65,7 @@ struct relay_side {
 	struct event *write; /* OpenSSL waits for room; NULL: never had to */
 	enum relay_flow flow; /* from this side to the other */
 	bool reading; /* the read event is added */
-	bool blocked; /* OpenSSL must write before it can read */
+	bool blocked; /* OpenSSL must write before it may read */
 	bool ended; /* its end has been read */
 	bool gone; /* writing to it failed: its output is thrown away */
 	uint64_t bytes; /* taken from it */
@@ -99,6 +99,7 @@ static ssize_t relay_move_held(struct relay_side *side);
 static ssize_t relay_receive(struct relay_side *side, void *buf, size_t len);
 static ssize_t relay_receive_ssl(struct relay_side *side, void *buf,
     size_t len);
+static bool relay_owes_key(const struct relay_side *side);
 static ssize_t relay_send(struct relay_side *to, const char *buf, size_t len);
 static ssize_t relay_send_ssl(struct relay_side *to, const char *buf,
     size_t len);
@@ -373,6 +374,7 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 	}
 	switch (SSL_get_error(side->ssl, 0)) {
 	case SSL_ERROR_WANT_READ:
+		side->blocked = relay_owes_key(side);
 		return RELAY_AGAIN;
 	case SSL_ERROR_WANT_WRITE:
 		/* A KeyUpdate's answer; and more may be readable already. */
@@ -386,6 +388,16 @@ relay_receive_ssl(struct relay_side *side, void *buf, size_t len)
 			relay_reason(side->relay, RELAY_FLOODED);
 		return RELAY_ERROR;
 	}
+}
+
+/* Returns true if side has asked for new keys while its output waits. OpenSSL
+ * sends them behind the record it has begun to write. Until then it must not
+ * read another message about keys: it would write out of turn, and fail. */
+static bool
+relay_owes_key(const struct relay_side *side)
+{
+	return relay_held(side) > 0 &&
+	    SSL_get_key_update_type(side->ssl) != SSL_KEY_UPDATE_NONE;
 }
 
 /* Octets that were taken, if only 0. */
@@ -437,6 +449,10 @@ relay_write_cb(struct bufferevent *bev UNUSED, void *arg)
 	side->relay->active = clock_ms();
 	relay_settle(side->other);
 	relay_adjust(side->other);
+	if (side->blocked && !relay_owes_key(side)) {
+		side->blocked = false;
+		relay_adjust(side);
+	}
 }
 
 /* Reading is ours: whatever comes here is about writing. */
@@ -545,8 +561,10 @@ relay_side_gone(struct relay_side *side)
 	else
 		relay_source_stop(&r->client); /* nobody is left to hear it */
 	relay_timer(r);
+	side->blocked = false;
 	relay_settle(side->other);
 	relay_adjust(side->other);
+	relay_adjust(side);
 }
 
 /* Once all of side's bytes are delivered, the other side hears that no more

@@ -176,6 +176,7 @@ make_ctx(const SSL_METHOD *method)
 	SSL_CTX_set_mode(ctx,
 	    SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 		SSL_MODE_ENABLE_PARTIAL_WRITE);
+	SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
 	return ctx;
 }
 
@@ -1555,6 +1556,37 @@ START_TEST(new_keys_for_a_deaf_client_cost_no_time)
 }
 END_TEST
 
+/* The same while a record is half written: OpenSSL cannot answer before it has
+ * finished that, and fails if it is given more to read. */
+START_TEST(new_keys_while_output_waits_end_nothing)
+{
+	char *down = noise(300000, 32);
+	struct peer *p, *other;
+	struct rig rig;
+
+	rig_open_buffer(&rig, _i, 16 * 1024);
+	rig_start(&rig);
+	p = _i == 1 ? &rig.client : &rig.backend;
+	other = _i == 1 ? &rig.backend : &rig.client;
+	p->deaf = true;
+	peer_send(other, down, 300000);
+	rig_run_ms(&rig, 50);
+	ck_assert_uint_lt(other->out_done, 300000);
+	for (int i = 0; i < 3; i++) {
+		SSL_key_update(p->ssl, SSL_KEY_UPDATE_REQUESTED);
+		peer_say(p, "NOOP\r\n");
+		rig_run_ms(&rig, 5);
+	}
+	ck_assert_int_lt(rig_turns(&rig), 10);
+	p->deaf = false;
+	RUN_UNTIL(&rig, p->in_len == 300000 && other->in_len == 18);
+	ck_heard(p, down, 300000);
+	ck_heard_text(other, "NOOP\r\nNOOP\r\nNOOP\r\n");
+	rig_close(&rig);
+	free(down);
+}
+END_TEST
+
 /* The kernel takes the last octet of the data and has no room for more. */
 START_TEST(close_notify_waits_for_room)
 {
@@ -1758,6 +1790,7 @@ main(void)
 	}
 	tcase_add_loop_test(tls, new_keys_and_nothing_else_end_the_session, 1,
 	    3);
+	tcase_add_loop_test(tls, new_keys_while_output_waits_end_nothing, 1, 3);
 	suite_add_tcase(suite, tls);
 
 	tcase_add_checked_fixture(slow, setup, teardown);
