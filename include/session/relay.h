@@ -49,7 +49,8 @@ struct relay *relay_start(const struct relay_spec *spec);
 /* At any time; closes both sockets. */
 void relay_free(struct relay **relay);
 
-/* Octets taken from the one side for the other so far. */
+/* Octets of the one side that have left for the other so far: not what is held,
+ * nor what was thrown away because nobody is there to take it. */
 void relay_bytes(const struct relay *relay, uint64_t *to_backend_out,
     uint64_t *to_client_out);
 

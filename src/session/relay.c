@@ -68,7 +68,7 @@ struct relay_side {
 	bool blocked; /* OpenSSL must write before it may read */
 	bool ended; /* its end has been read */
 	bool gone; /* writing to it failed: its output is thrown away */
-	uint64_t bytes; /* taken from it */
+	uint64_t bytes; /* taken from it, and not thrown away */
 };
 
 struct relay {
@@ -233,8 +233,8 @@ void
 relay_bytes(const struct relay *r, uint64_t *to_backend_out,
     uint64_t *to_client_out)
 {
-	*to_backend_out = r->client.bytes;
-	*to_client_out = r->backend.bytes;
+	*to_backend_out = r->client.bytes - relay_held(&r->backend);
+	*to_client_out = r->backend.bytes - relay_held(&r->client);
 }
 
 /* What waits to be written to side. */
@@ -277,7 +277,6 @@ relay_read_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 			break;
 		turn += (size_t)n;
 	}
-	side->bytes += turn;
 	if (turn > 0)
 		r->active = clock_ms();
 	if (r->over)
@@ -318,12 +317,15 @@ relay_move(struct relay_side *side)
 	if (n <= 0 || to->gone)
 		return n;
 	sent = relay_send(to, buf, (size_t)n);
-	if (sent == RELAY_ERROR)
+	if (sent == RELAY_ERROR) {
 		relay_side_gone(to);
-	else if (sent < n &&
+		return n;
+	}
+	if (sent < n &&
 	    evbuffer_add(bufferevent_get_output(to->bev), buf + sent,
 		(size_t)(n - sent)) == -1)
 		return RELAY_OOM;
+	side->bytes += (uint64_t)n;
 	return n;
 }
 
@@ -346,6 +348,7 @@ relay_move_held(struct relay_side *side)
 	n = relay_receive(side, vec[0].iov_base, room);
 	vec[0].iov_len = n > 0 ? (size_t)n : 0;
 	evbuffer_commit_space(out, vec, 1);
+	side->bytes += vec[0].iov_len;
 	return n;
 }
 
@@ -551,6 +554,7 @@ relay_side_gone(struct relay_side *side)
 		return;
 	side->gone = true;
 	bufferevent_disable(side->bev, EV_WRITE);
+	side->other->bytes -= evbuffer_get_length(out);
 	/* Only the bufferevent itself may drain it otherwise. */
 	evbuffer_unfreeze(out, 1);
 	evbuffer_drain(out, evbuffer_get_length(out));
@@ -652,7 +656,9 @@ relay_deadline(const struct relay *r)
 	bool half = r->client.flow != FLOW_OPEN || r->backend.flow != FLOW_OPEN;
 	uint64_t limit = r->idle_ms, until;
 
-	if (half && limit > RELAY_HALF_MS)
+	/* What is held for somebody who reads slowly is not given up so soon. */
+	if (half && limit > RELAY_HALF_MS &&
+	    relay_held(&r->client) + relay_held(&r->backend) == 0)
 		limit = RELAY_HALF_MS;
 	until = r->active + limit;
 	if (r->half_until != 0 && r->half_until < until)

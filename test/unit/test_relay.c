@@ -1051,6 +1051,92 @@ START_TEST(a_slow_reader_gets_all_of_a_last_message)
 }
 END_TEST
 
+/* QUIT was pipelined, the backend has answered all and is gone; the client, a
+ * phone that sleeps, goes on long after. */
+START_TEST(a_reader_that_stalls_gets_all_of_a_last_message)
+{
+	char *down = noise(90000, 33);
+	uint64_t to_backend, to_client;
+	struct rig rig;
+
+	clock_speed = 100;
+	rig_open_buffer(&rig, _i, 16 * 1024);
+	rig_start(&rig);
+	rig.client.deaf = true;
+	peer_say(&rig.client, "RETR 1\r\nQUIT\r\n");
+	peer_send(&rig.backend, down, 90000);
+	rig.backend.fin = true;
+	RUN_UNTIL(&rig, rig.backend.fin_done);
+	rig_run_ms(&rig, 90000 / 100);
+	ck_assert_int_eq(rig.done, 0);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_lt(to_client, 90000);
+	rig.client.deaf = false;
+	RUN_UNTIL(&rig, rig.client.eof || rig.client.failed);
+	ck_heard(&rig.client, down, 90000);
+	ck_ended(&rig.client);
+	RUN_UNTIL(&rig, rig.done);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_eq(to_client, 90000);
+	ck_assert_uint_eq(to_backend, strlen("RETR 1\r\nQUIT\r\n"));
+	rig_close(&rig);
+	free(down);
+}
+END_TEST
+
+/* Neither what is held at the end, */
+START_TEST(what_is_given_up_is_not_counted)
+{
+	char *down = noise(150000, 34);
+	uint64_t to_backend, to_client;
+	struct rig rig;
+
+	rig_open_buffer(&rig, _i, 16 * 1024);
+	rig.idle_ms = 200;
+	rig_start(&rig);
+	rig.client.deaf = true;
+	peer_send(&rig.backend, down, 150000);
+	RUN_UNTIL(&rig, rig.done);
+	ck_assert_int_eq(rig.why, RELAY_IDLE);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_gt(to_client, 0);
+	relay_free(&rig.relay);
+	rig.client.deaf = false;
+	RUN_UNTIL(&rig, rig.client.eof || rig.client.failed);
+	/* OpenSSL may have finished the record that it had begun. */
+	ck_assert_uint_ge(rig.client.in_len, to_client);
+	ck_assert_uint_le(rig.client.in_len,
+	    to_client + (CLIENT_TLS(_i) ? 16 * 1024 : 0));
+	rig_close(&rig);
+	free(down);
+}
+END_TEST
+
+/* nor what nobody is there to take. */
+START_TEST(what_is_thrown_away_is_not_counted)
+{
+	char *down = noise(MB, 35);
+	uint64_t to_backend, before, after;
+	struct rig rig;
+
+	rig_open_buffer(&rig, _i, 16 * 1024);
+	rig_start(&rig);
+	rig.client.deaf = true;
+	peer_send(&rig.backend, down, MB);
+	rig_run_ms(&rig, 50);
+	relay_bytes(rig.relay, &to_backend, &before);
+	ck_assert_uint_gt(before, 0);
+	peer_reset(&rig.client);
+	RUN_UNTIL(&rig, rig.backend.out_done == MB);
+	rig_run_ms(&rig, 20);
+	relay_bytes(rig.relay, &to_backend, &after);
+	ck_assert_uint_ge(after, before);
+	ck_assert_uint_le(after, before + 64 * 1024);
+	rig_close(&rig);
+	free(down);
+}
+END_TEST
+
 START_TEST(a_reader_that_does_not_read_costs_little)
 {
 	size_t len = 8 * MB;
@@ -1757,6 +1843,9 @@ main(void)
 	    nobody_waits_for_ever_for_an_answer_that_nobody_reads,
 	    a_half_closed_session_ends_when_the_other_half_is_silent,
 	    a_slow_reader_gets_all_of_a_last_message,
+	    a_reader_that_stalls_gets_all_of_a_last_message,
+	    what_is_given_up_is_not_counted,
+	    what_is_thrown_away_is_not_counted,
 	    a_reader_that_does_not_read_costs_little,
 	    what_is_held_takes_little_more_memory_than_itself,
 	    without_memory_a_session_ends,
