@@ -53,7 +53,7 @@ struct connector_spec {
 struct connector *connector_start(const struct connector_spec *spec);
 void connector_cancel(struct connector **c);
 
-/* Sets the options of both legs: no Nagle, keep-alive, tcp_user_timeout. */
+/* Sets the options of both legs: no Nagle; keep-alive by tcp_user_timeout. */
 void connector_tune(int fd, const struct config *cfg);
 
 #endif

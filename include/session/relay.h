@@ -34,6 +34,9 @@ struct relay_spec {
 	struct bufferevent *client, *backend;
 	SSL *client_ssl, *backend_ssl; /* theirs; NULL: plain */
 	uint64_t idle_ms; /* without a byte either way */
+	/* A side that acknowledges nothing of what is on its way to it for so
+	 * long is lost; 0: the kernel decides. */
+	uint64_t dead_ms;
 	struct linger_set *lingers; /* for slow closes */
 	void (*done)(void *arg, enum relay_end why);
 	void *arg;

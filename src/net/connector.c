@@ -353,15 +353,22 @@ connector_end(struct connector *c, int fd, const struct addr *peer)
 	done(arg, status, fd, peer, reason);
 }
 
+/* Half of the time passes in silence, the other half in three probes. What is
+ * on its way to a peer is the relay's to watch: TCP_USER_TIMEOUT would also end
+ * a connection whose peer answers, but does not read. */
 void
 connector_tune(int fd, const struct config *cfg)
 {
-	int on = 1, ms = (int)cfg->server.tcp_user_timeout;
+	int on = 1, s = (int)(cfg->server.tcp_user_timeout / 1000), probes = 3;
+	int idle = s > 2 ? s / 2 : 1, every = s > 6 ? s / 6 : 1;
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	if (ms > 0)
-		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+	if (cfg->server.tcp_user_timeout == 0)
+		return;
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 }
 
 static bool

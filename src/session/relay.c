@@ -33,6 +33,7 @@
 #include "platform/clock.h"
 #include "platform/util.h"
 #include "session/linger.h"
+#include "dead_peer.h"
 #include "tls_leg.h"
 
 /* Read at once; with the head of libevent's chain no more than 64 KiB. */
@@ -42,6 +43,7 @@
 #define RELAY_LOW (16 * 1024) /* go on reading */
 #define RELAY_TURN (256 * 1024) /* then the other sessions' turn */
 #define RELAY_LOOKS 16 /* in idle_ms, while octets are held */
+#define RELAY_DEAD_LOOKS 4 /* in dead_ms, while octets are on their way */
 #define RELAY_HALF_MS 30000 /* one side closed: silence of the other */
 
 /* What a read or a write may return besides octets. */
@@ -68,6 +70,7 @@ struct relay_side {
 	bool blocked; /* OpenSSL must write before it may read */
 	bool ended; /* its end has been read */
 	bool gone; /* writing to it failed: its output is thrown away */
+	struct dead_peer dead;
 	uint64_t bytes; /* taken from it, and not thrown away */
 };
 
@@ -77,6 +80,8 @@ struct relay {
 	uint64_t active; /* when the last byte was seen to move */
 	size_t held; /* for both, at the timer's last look */
 	uint64_t idle_ms;
+	uint64_t dead_ms; /* 0: the kernel's own limit */
+	bool looking; /* octets may be on their way: are both sides alive? */
 	uint64_t half_until; /* bound of an answer nobody reads; 0: none */
 	struct linger_set *lingers;
 	bool over;
@@ -93,6 +98,7 @@ static void relay_side_clear(struct relay_side *side);
 static void relay_side_close(struct relay_side *side);
 static void relay_take(struct relay_side *side);
 static void relay_read_cb(evutil_socket_t fd, short what, void *arg);
+static void relay_moved(struct relay *r);
 static bool relay_wanted(const struct relay_side *side);
 static ssize_t relay_move(struct relay_side *side);
 static ssize_t relay_move_held(struct relay_side *side);
@@ -117,6 +123,7 @@ static bool relay_say_close(struct relay_side *to);
 static void relay_reason(struct relay *r, enum relay_end why);
 static void relay_finish(struct relay *r);
 static void relay_timer_cb(evutil_socket_t fd, short what, void *arg);
+static void relay_look(struct relay *r);
 static uint64_t relay_deadline(const struct relay *r);
 static void relay_timer(struct relay *r);
 
@@ -128,6 +135,8 @@ relay_start(const struct relay_spec *spec)
 	if (r == NULL)
 		return NULL;
 	r->idle_ms = spec->idle_ms;
+	r->dead_ms = spec->dead_ms;
+	r->looking = spec->dead_ms > 0;
 	r->active = clock_ms();
 	r->lingers = spec->lingers;
 	r->done = spec->done;
@@ -277,10 +286,10 @@ relay_read_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 			break;
 		turn += (size_t)n;
 	}
-	if (turn > 0)
-		r->active = clock_ms();
 	if (r->over)
 		return;
+	if (turn > 0)
+		relay_moved(r);
 	if (n == RELAY_OOM) {
 		relay_reason(r, RELAY_NO_MEMORY);
 		relay_finish(r);
@@ -292,6 +301,17 @@ relay_read_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 		if (side->reading && n != RELAY_AGAIN && side->ssl != NULL &&
 		    SSL_has_pending(side->ssl))
 			event_active(side->read, EV_READ, 0);
+	}
+}
+
+/* Octets are on their way. */
+static void
+relay_moved(struct relay *r)
+{
+	r->active = clock_ms();
+	if (!r->looking && r->dead_ms > 0) {
+		r->looking = true;
+		relay_timer(r);
 	}
 }
 
@@ -640,6 +660,10 @@ relay_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 		r->done(r->arg, r->why);
 		return;
 	}
+	if (r->looking)
+		relay_look(r);
+	if (r->over)
+		return;
 	if (relay_held(&r->client) + relay_held(&r->backend) < r->held)
 		r->active = clock_ms();
 	if (clock_ms() < relay_deadline(r)) {
@@ -648,6 +672,33 @@ relay_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	}
 	relay_reason(r, RELAY_IDLE);
 	relay_finish(r);
+}
+
+/* A dead peer is lost as one that resets. Only what is sent makes it worth
+ * looking: see relay_moved(). */
+static void
+relay_look(struct relay *r)
+{
+	struct relay_side *sides[] = {&r->client, &r->backend};
+
+	r->looking = relay_held(&r->client) + relay_held(&r->backend) > 0;
+	for (size_t i = 0; i < ARRAY_LEN(sides); i++) {
+		struct relay_side *side = sides[i];
+
+		if (side->gone)
+			continue;
+		switch (dead_peer_look(&side->dead,
+		    bufferevent_getfd(side->bev), r->dead_ms)) {
+		case PEER_QUIET:
+			break;
+		case PEER_OWES:
+			r->looking = true;
+			break;
+		case PEER_DEAD:
+			relay_source_ended(side, true);
+			break;
+		}
+	}
 }
 
 static uint64_t
@@ -670,15 +721,19 @@ static void
 relay_timer(struct relay *r)
 {
 	uint64_t now = clock_ms(), until = relay_deadline(r);
-	struct timeval tv = clock_timeval(until > now ? until - now : 0);
+	uint64_t ms = until > now ? until - now : 0;
+	struct timeval tv;
 
 	/* Adding a timer that is active would take done back. */
 	if (r->over)
 		return;
 	r->held = relay_held(&r->client) + relay_held(&r->backend);
 	/* When what is held will have gone is only seen by looking. */
-	if (r->held > 0 && until > now + r->idle_ms / RELAY_LOOKS)
-		tv = clock_timeval(r->idle_ms / RELAY_LOOKS);
+	if (r->held > 0 && ms > r->idle_ms / RELAY_LOOKS)
+		ms = r->idle_ms / RELAY_LOOKS;
+	if (r->looking && ms > r->dead_ms / RELAY_DEAD_LOOKS)
+		ms = r->dead_ms / RELAY_DEAD_LOOKS;
+	tv = clock_timeval(ms);
 	if (evtimer_add(r->timer, &tv) == -1) {
 		relay_reason(r, RELAY_NO_MEMORY);
 		relay_finish(r);

@@ -779,6 +779,7 @@ session_accepted(struct session *s, const struct backend_result *r)
 	struct relay_spec spec = {
 	    .base = s->env->base,
 	    .idle_ms = s->cfg->server.bridge_idle,
+	    .dead_ms = s->cfg->server.tcp_user_timeout,
 	    .lingers = s->env->lingers,
 	    .done = session_relay_done,
 	    .arg = s,

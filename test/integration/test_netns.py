@@ -726,6 +726,21 @@ class Cable(Networked):
         end = d.wait_record(lambda r: "bytes_to_client" in r, "the end")
         self.assertIn("client", end["reason"])
 
+    def test_silence_behind_a_cut_cable(self):
+        """tcp_user_timeout: a peer that acknowledges nothing for this long is
+        gone (CONFIG). Nothing is on its way to this one: keep-alive asks."""
+        d = self.serve({"x": self.to(FOUR)}, bridge_idle="1h",
+                       tcp_user_timeout=f"{self.TIMEOUT}s")
+        c = self.log_in(d, "x")[2]
+        self.assertReply(c.cmd("NOOP"), "+OK")
+        self.plug(False)
+        start = time.monotonic()
+        c.closed()
+        # An idle second, and three probes a second apart.
+        self.assertLess(time.monotonic() - start, 4 + self.SLACK)
+        end = d.wait_record(lambda r: "bytes_to_client" in r, "the end")
+        self.assertIn("backend", end["reason"])
+
     def test_backend_lost_before_the_login(self):
         """backend_timeout: to connect and secure one backend connection, up
         to where it could take a login (CONFIG); timed out: `-ERR [SYS/TEMP]`,

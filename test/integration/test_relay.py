@@ -801,6 +801,38 @@ class Idle(Case):
             time.sleep(0.3)  # the very silence that is allowed
 
 
+class Pauses(Case):
+    """A client that does not read for longer than tcp_user_timeout, while
+    its TCP answers: a phone that sleeps, a slow disk."""
+
+    TIMEOUT = 1
+
+    def pause(self, size):
+        data = noise(size)
+
+        def relay(c):
+            c.sock.sendall(data)
+            c.drain()
+        b = self.backend(Pop3(relay=relay), tls="implicit")
+        d = self.mailferry({"pop3": {"tls": "implicit"}},
+                           {"x": b.destination()}, over={"server": {
+                               "tcp_user_timeout": f"{self.TIMEOUT}s"}})
+        c = self.login(d, tls="implicit", receive_buffer=16384)
+        time.sleep(5 * self.TIMEOUT)  # the very pause
+        self.assertTrue(c.exactly(size) == data, "octets are wrong")
+        c.close()
+
+    def test_mail_that_the_kernel_holds(self):
+        """tcp_user_timeout: a peer that acknowledges nothing for this long is
+        gone (CONFIG); this one acknowledges each probe"""
+        self.pause(300000)
+
+    def test_mail_that_the_relay_holds(self):
+        """a peer that does not read holds at most a bounded amount of memory
+        ... `bridge_idle` closes a silent session"""
+        self.pause(12 * MB)
+
+
 class OtherConditions(Case):
     def test_small_socket_buffers(self):
         """socket_buffer: SO_SNDBUF towards clients and SO_RCVBUF towards
