@@ -8,6 +8,8 @@
 
 #include <openssl/crypto.h>
 
+#include "platform/spare.h"
+
 bool
 secret_reserve(struct secret *s, size_t len)
 {
@@ -60,7 +62,9 @@ secret_wipe(void *data, size_t len)
 void *
 secret_malloc(size_t size)
 {
-	return malloc(size);
+	void *p = malloc(size);
+
+	return p != NULL ? p : spare_take(size);
 }
 
 /* Not realloc(3): it may move the block and leave the old bytes behind. */
@@ -71,7 +75,7 @@ secret_realloc(void *p, size_t size)
 	void *fresh;
 
 	if (p == NULL)
-		return malloc(size);
+		return secret_malloc(size);
 	if (size == 0) {
 		secret_free(p);
 		return NULL;
@@ -79,7 +83,7 @@ secret_realloc(void *p, size_t size)
 	old = malloc_usable_size(p);
 	if (size <= old && size >= old / 2)
 		return p;
-	fresh = malloc(size);
+	fresh = secret_malloc(size);
 	if (fresh == NULL)
 		return NULL;
 	memcpy(fresh, p, old < size ? old : size);

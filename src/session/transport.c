@@ -6,9 +6,9 @@
 
 #include <event2/bufferevent.h>
 
+#include "net/stream.h"
 #include "tls_leg.h"
 
-static struct bufferevent *transport_plain(struct event_base *base, int fd);
 static struct bufferevent *transport_tls(struct event_base *base, int fd,
     SSL *ssl, enum bufferevent_ssl_state state);
 static struct bufferevent *transport_upgrade(struct bufferevent *plain,
@@ -17,24 +17,16 @@ static struct bufferevent *transport_upgrade(struct bufferevent *plain,
 const struct transport transport_sockets = {
     .connect = connector_start,
     .cancel = connector_cancel,
-    .plain = transport_plain,
+    .plain = stream_plain,
     .tls = transport_tls,
     .upgrade = transport_upgrade,
 };
 
 static struct bufferevent *
-transport_plain(struct event_base *base, int fd)
-{
-	return bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
-}
-
-/* With CLOSE_ON_FREE ssl is freed also by a call that fails. */
-static struct bufferevent *
 transport_tls(struct event_base *base, int fd, SSL *ssl,
     enum bufferevent_ssl_state state)
 {
-	struct bufferevent *bev = bufferevent_openssl_socket_new(base, fd, ssl,
-	    state, BEV_OPT_CLOSE_ON_FREE);
+	struct bufferevent *bev = stream_tls(base, fd, ssl, state);
 
 	if (bev != NULL)
 		tls_leg_watch(ssl);

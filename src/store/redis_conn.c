@@ -22,6 +22,7 @@
 #include "platform/clock.h"
 #include "platform/secret.h"
 #include "net/connector.h"
+#include "net/stream.h"
 
 #define REDIS_PORT 6379
 #define REDIS_REPLY_MAX (64 * 1024) /* octets; ours are a name or a number */
@@ -330,14 +331,13 @@ redis_take_fd(struct redis_conn *c, int fd)
 		c->reader->fn = &c->fn;
 	}
 	if (c->server->tls == NULL)
-		c->bev =
-		    bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
+		c->bev = stream_plain(base, fd);
 	else if ((c->ssl = redis_ssl(c->server)) != NULL)
-		c->bev = bufferevent_openssl_socket_new(base, fd, c->ssl,
-		    BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
+		c->bev =
+		    stream_tls(base, fd, c->ssl, BUFFEREVENT_SSL_CONNECTING);
 	if (c->reader == NULL || c->bev == NULL) {
 		if (c->bev == NULL) {
-			/* CLOSE_ON_FREE frees it also on failure. */
+			/* stream_tls() frees it also on failure. */
 			c->ssl = NULL;
 			close(fd);
 		}
