@@ -24,6 +24,7 @@
 struct bufferevent;
 struct client;
 struct event_base;
+struct admission;
 struct linger_set;
 struct pop3_texts;
 struct tls_server;
@@ -75,6 +76,7 @@ struct client_spec {
 	size_t listener_index; /* tls's */
 	const struct pop3_texts *texts; /* ready-made replies */
 	struct linger_set *lingers; /* for slow closes */
+	struct admission *admission; /* what the socket counts in */
 	char *scratch; /* CLIENT_SCRATCH octets, shared by a worker's legs */
 	struct addr peer; /* the socket's other end */
 	struct origin *origin; /* filled in so far; the leg changes it */

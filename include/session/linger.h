@@ -7,6 +7,7 @@
 #ifndef SESSION_LINGER_H
 #define SESSION_LINGER_H
 
+struct admission;
 struct event_base;
 struct linger_set;
 
@@ -14,7 +15,8 @@ struct linger_set *linger_set_new(struct event_base *base);
 /* Closes those that are left. */
 void linger_set_free(struct linger_set **set);
 
-/* Takes fd over, whatever happens. */
-void linger_add(struct linger_set *set, int fd);
+/* Takes fd over, whatever happens, and holds what it counts in until it is
+ * closed. admission: NULL if it counts nowhere. */
+void linger_add(struct linger_set *set, int fd, struct admission *admission);
 
 #endif

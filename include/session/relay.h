@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+struct admission;
 struct bufferevent;
 struct event_base;
 struct linger_set;
@@ -38,6 +39,7 @@ struct relay_spec {
 	 * long is lost; 0: the kernel decides. */
 	uint64_t dead_ms;
 	struct linger_set *lingers; /* for slow closes */
+	struct admission *admission; /* the client's; NULL: none */
 	void (*done)(void *arg, enum relay_end why);
 	void *arg;
 };

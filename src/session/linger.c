@@ -14,6 +14,7 @@
 
 #include "platform/clock.h"
 #include "platform/util.h"
+#include "session/admission.h"
 
 #define LINGER_MS 2000
 #define LINGER_OCTETS (1024 * 1024)
@@ -22,6 +23,7 @@ struct linger_item {
 	struct linger_item *next, *prev;
 	struct linger_set *set;
 	struct event *ev;
+	struct admission *admission;
 	int fd;
 	uint64_t until;
 	size_t left; /* octets that may still come */
@@ -61,7 +63,7 @@ linger_set_free(struct linger_set **setp)
 }
 
 void
-linger_add(struct linger_set *set, int fd)
+linger_add(struct linger_set *set, int fd, struct admission *admission)
 {
 	struct linger_item *l = calloc(1, sizeof(*l));
 
@@ -72,6 +74,8 @@ linger_add(struct linger_set *set, int fd)
 	shutdown(fd, SHUT_WR);
 	l->set = set;
 	l->fd = fd;
+	if (admission != NULL)
+		l->admission = admission_hold(admission);
 	l->until = clock_ms() + LINGER_MS;
 	l->left = LINGER_OCTETS;
 	DL_APPEND(set->all, l);
@@ -116,5 +120,6 @@ linger_free(struct linger_item *l)
 	if (l->ev != NULL)
 		event_free(l->ev);
 	close(l->fd);
+	admission_release(&l->admission);
 	free(l);
 }

@@ -84,6 +84,7 @@ struct relay {
 	bool looking; /* octets may be on their way: are both sides alive? */
 	uint64_t half_until; /* bound of an answer nobody reads; 0: none */
 	struct linger_set *lingers;
+	struct admission *admission; /* the client's; NULL: none */
 	bool over;
 	enum relay_end why;
 	bool why_known;
@@ -139,6 +140,7 @@ relay_start(const struct relay_spec *spec)
 	r->looking = spec->dead_ms > 0;
 	r->active = clock_ms();
 	r->lingers = spec->lingers;
+	r->admission = spec->admission;
 	r->done = spec->done;
 	r->arg = spec->arg;
 	r->timer = evtimer_new(spec->base, relay_timer_cb, r);
@@ -223,7 +225,8 @@ relay_free(struct relay **rp)
 static void
 relay_side_close(struct relay_side *side)
 {
-	bool slow = !side->gone && !side->ended && side->relay->lingers != NULL;
+	struct relay *r = side->relay;
+	bool slow = !side->gone && !side->ended && r->lingers != NULL;
 	int fd = slow ? dup(bufferevent_getfd(side->bev)) : -1;
 
 	/* OpenSSL spoils the ticket of a connection that ends without either:
@@ -235,7 +238,8 @@ relay_side_close(struct relay_side *side)
 	ERR_clear_error();
 	bufferevent_free(side->bev);
 	if (fd != -1)
-		linger_add(side->relay->lingers, fd);
+		linger_add(r->lingers, fd,
+		    side == &r->client ? r->admission : NULL);
 }
 
 void

@@ -29,6 +29,7 @@
 #include "service/limits.h"
 #include "service/route.h"
 #include "service/runtime.h"
+#include "session/admission.h"
 #include "session/backend.h"
 #include "session/client.h"
 #include "session/linger.h"
@@ -58,8 +59,7 @@ struct session {
 	const struct config *cfg; /* the slice's, else the front's */
 	const struct config_listener *listener; /* the front's */
 	const char *listener_name; /* the worker's */
-	void (*gone)(void *);
-	void *gone_arg;
+	struct admission *admission; /* what its connection counts in */
 
 	enum session_phase phase;
 	struct client *client; /* NULL while relaying */
@@ -71,7 +71,6 @@ struct session {
 
 	struct origin origin;
 	struct addr peer; /* the socket's other end */
-	struct addr counted; /* the address whose connection this is, if any */
 	struct credentials cred; /* of the login under way */
 	bool utf8; /* the client asked for it */
 	char *user; /* as the client says it, for logs; NULL: none yet */
@@ -201,7 +200,11 @@ session_new(struct session_env *env, const struct session_arrival *a)
 		return NULL;
 	s->env = env;
 	s->deadline = evtimer_new(env->base, session_deadline_cb, s);
-	if (s->deadline == NULL) {
+	if (s->deadline != NULL)
+		s->admission = admission_new(a->gone, a->gone_arg);
+	if (s->admission == NULL) {
+		if (s->deadline != NULL)
+			event_free(s->deadline);
 		free(s);
 		return NULL;
 	}
@@ -209,8 +212,6 @@ session_new(struct session_env *env, const struct session_arrival *a)
 	s->cfg = s->front->rt->cfg;
 	s->listener = &s->cfg->listener[a->listener];
 	s->listener_name = a->listener_name;
-	s->gone = a->gone;
-	s->gone_arg = a->gone_arg;
 	s->destination = -1;
 	s->started = clock_ms();
 	s->clock_left = s->listener->preauth_timeout;
@@ -267,6 +268,7 @@ session_start(struct session *s, const struct session_arrival *a)
 	    .listener_index = a->listener,
 	    .texts = s->front->rt->pop3_texts,
 	    .lingers = s->env->lingers,
+	    .admission = s->admission,
 	    .scratch = s->env->scratch,
 	    .peer = s->peer,
 	    .origin = &s->origin,
@@ -361,10 +363,10 @@ session_arrived(void *arg)
 	struct log_line l;
 	enum limits_entry entry;
 
-	session_departed(s);
+	admission_uncount(s->admission);
 	entry = limits_enter(&s->cfg->limits, &s->origin.client);
 	if (entry == LIMITS_COUNTED)
-		s->counted = s->origin.client;
+		admission_count(s->admission, &s->origin.client);
 	if (entry != LIMITS_FULL)
 		return NULL;
 	origin_log(&l, LOG_WARNING, &s->origin, "connection refused");
@@ -382,9 +384,7 @@ session_departed(void *arg)
 {
 	struct session *s = arg;
 
-	if (s->counted.len != 0)
-		limits_leave(&s->counted);
-	s->counted.len = 0;
+	admission_uncount(s->admission);
 }
 
 static void
@@ -781,6 +781,7 @@ session_accepted(struct session *s, const struct backend_result *r)
 	    .idle_ms = s->cfg->server.bridge_idle,
 	    .dead_ms = s->cfg->server.tcp_user_timeout,
 	    .lingers = s->env->lingers,
+	    .admission = s->admission,
 	    .done = session_relay_done,
 	    .arg = s,
 	};
@@ -901,8 +902,7 @@ session_free(struct session *s)
 	free(s->user);
 	free(s->authcid);
 	free(s->key);
-	session_departed(s);
-	s->gone(s->gone_arg);
+	admission_release(&s->admission);
 	runtime_slice_leave(&s->slice);
 	runtime_slice_unref(&s->front);
 	free(s);

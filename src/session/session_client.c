@@ -1123,7 +1123,7 @@ client_free(struct client **cp)
 		fd = c->linger && !c->eof ? dup(bufferevent_getfd(c->bev)) : -1;
 		bufferevent_free(c->bev);
 		if (fd != -1)
-			linger_add(c->spec.lingers, fd);
+			linger_add(c->spec.lingers, fd, c->spec.admission);
 	}
 	if (c->fd != -1)
 		close(c->fd);

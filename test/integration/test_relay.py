@@ -833,6 +833,35 @@ class Pauses(Case):
         self.pause(12 * MB)
 
 
+class Lingers(Case):
+    def test_they_are_inside_the_limits(self):
+        """max_connections: further ones are refused (CONFIG). A socket that
+        waits for its client's close is a connection still."""
+        limit, extra = 20, 20 // 8 + 16  # those are told, and closed
+        b = self.backend(tls="plain")
+        d = self.mailferry({"pop3": {"tls": "plain",
+                                     "max_connections": limit}},
+                           {"x": b.destination()})
+        before, most, held = descriptors(d.pid), 0, []
+        for _ in range(150):
+            sock = socket.create_connection(("127.0.0.1", d.port))
+            self.addCleanup(sock.close)
+            held.append(sock)
+            try:
+                sock.sendall(b"BAD\r\n" * 40)
+                while sock.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
+            most = max(most, descriptors(d.pid) - before)
+        self.assertLessEqual(most, limit + extra + 2)
+        for sock in held:
+            sock.close()
+        # And nothing is counted for ever.
+        wait_until(lambda: self.client(d).greeting.startswith("+OK"),
+                   "a place is free")
+
+
 class OtherConditions(Case):
     def test_small_socket_buffers(self):
         """socket_buffer: SO_SNDBUF towards clients and SO_RCVBUF towards

@@ -26,6 +26,7 @@
 
 #include "platform/clock.h"
 #include "platform/util.h"
+#include "session/admission.h"
 #include "session/linger.h"
 #include "session/relay.h"
 #include "run.h"
@@ -1739,7 +1740,7 @@ START_TEST(a_last_reply_outlives_unread_input)
 	tcp_pair(&p.fd, &fd, 0);
 	ck_assert_int_eq(send(p.fd, junk, 1000, 0), 1000);
 	ck_assert_int_eq(send(fd, "-ERR\r\n", 6, 0), 6);
-	linger_add(set, fd);
+	linger_add(set, fd, NULL);
 	peer_send(&p, junk, 200000);
 	linger_run(base, &p, 50);
 	ck_assert_uint_eq(p.out_done, 200000);
@@ -1774,7 +1775,7 @@ START_TEST(lingering_has_an_end)
 	/* In time, trickling or not, */
 	clock_speed = 10;
 	tcp_pair(&p.fd, &fd, 0);
-	linger_add(set, fd);
+	linger_add(set, fd, NULL);
 	from = real_ms();
 	while (fcntl(fd, F_GETFD) != -1) {
 		ck_assert_uint_lt(real_ms() - from, 2000);
@@ -1787,7 +1788,7 @@ START_TEST(lingering_has_an_end)
 	/* and in octets. */
 	clock_speed = 1;
 	tcp_pair(&p.fd, &fd, 0);
-	linger_add(set, fd);
+	linger_add(set, fd, NULL);
 	peer_send(&p, junk, 4 * MB);
 	from = real_ms();
 	linger_run(base, &p, 1000);
@@ -1809,7 +1810,7 @@ START_TEST(what_lingers_is_closed_with_its_set)
 
 	for (size_t i = 0; i < ARRAY_LEN(fd); i++) {
 		tcp_pair(&far[i], &fd[i], 0);
-		linger_add(set, fd[i]);
+		linger_add(set, fd[i], NULL);
 	}
 	event_base_loop(base, EVLOOP_NONBLOCK);
 	linger_set_free(&set);
@@ -1818,6 +1819,46 @@ START_TEST(what_lingers_is_closed_with_its_set)
 		ck_assert_int_eq(fcntl(fd[i], F_GETFD), -1);
 		close(far[i]);
 	}
+	event_base_free(base);
+}
+END_TEST
+
+static void
+gone_cb(void *arg)
+{
+	++*(int *)arg;
+}
+
+/* It is a descriptor like any other, after the session as well. */
+START_TEST(what_lingers_counts_until_it_is_closed)
+{
+	struct event_base *base = event_base_new();
+	struct linger_set *set = linger_set_new(base);
+	struct admission *a, *b;
+	int far[2], fd[2], gone[2] = {0, 0};
+
+	a = admission_new(gone_cb, &gone[0]);
+	b = admission_new(gone_cb, &gone[1]);
+	for (size_t i = 0; i < ARRAY_LEN(fd); i++) {
+		tcp_pair(&far[i], &fd[i], 0);
+		linger_add(set, fd[i], i == 0 ? a : b);
+	}
+	admission_release(&a);
+	admission_release(&b);
+	ck_assert_ptr_null(a);
+	event_base_loop(base, EVLOOP_NONBLOCK);
+	ck_assert_int_eq(gone[0] + gone[1], 0);
+	close(far[0]);
+	for (int i = 0; i < 1000 && gone[0] == 0; i++) {
+		event_base_loop(base, EVLOOP_NONBLOCK);
+		usleep(1000);
+	}
+	ck_assert_int_eq(gone[0], 1);
+	ck_assert_int_eq(fcntl(fd[0], F_GETFD), -1);
+	ck_assert_int_eq(gone[1], 0);
+	linger_set_free(&set);
+	ck_assert_int_eq(gone[1], 1);
+	close(far[1]);
 	event_base_free(base);
 }
 END_TEST
@@ -1886,6 +1927,7 @@ main(void)
 	tcase_add_test(slow, a_last_reply_outlives_unread_input);
 	tcase_add_test(slow, lingering_has_an_end);
 	tcase_add_test(slow, what_lingers_is_closed_with_its_set);
+	tcase_add_test(slow, what_lingers_counts_until_it_is_closed);
 	suite_add_tcase(suite, slow);
 
 	return run(suite);
