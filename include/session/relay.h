@@ -1,6 +1,7 @@
 /* relay.h: bytes both ways between two bufferevents, after the login.
  *
- * Speaks no protocol and invents no byte. What one side sends reaches the
+ * Speaks no protocol and invents no byte; it only counts the client's commands
+ * as they pass. What one side sends reaches the
  * other in order and exactly once, or the other side is closed. */
 
 #ifndef SESSION_RELAY_H
@@ -14,6 +15,7 @@ struct admission;
 struct bufferevent;
 struct event_base;
 struct linger_set;
+struct pop3_count;
 struct relay;
 
 enum relay_end {
@@ -58,5 +60,9 @@ void relay_free(struct relay **relay);
  * nor what was thrown away because nobody is there to take it. */
 void relay_bytes(const struct relay *relay, uint64_t *to_backend_out,
     uint64_t *to_client_out);
+
+/* What the client has asked for since its login; the relay's, and valid as long
+ * as that. */
+const struct pop3_count *relay_counts(const struct relay *relay);
 
 #endif

@@ -32,6 +32,7 @@
 
 #include "platform/clock.h"
 #include "platform/util.h"
+#include "proto/pop3_count.h"
 #include "session/linger.h"
 #include "dead_peer.h"
 #include "tls_leg.h"
@@ -85,6 +86,7 @@ struct relay {
 	uint64_t half_until; /* bound of an answer nobody reads; 0: none */
 	struct linger_set *lingers;
 	struct admission *admission; /* the client's; NULL: none */
+	struct pop3_count count; /* of what the client sends */
 	bool over;
 	enum relay_end why;
 	bool why_known;
@@ -98,6 +100,8 @@ static bool relay_side_init(struct relay_side *side, struct relay *r,
 static void relay_side_clear(struct relay_side *side);
 static void relay_side_close(struct relay_side *side);
 static void relay_take(struct relay_side *side);
+static void relay_count_held(struct relay_side *side, struct evbuffer *in);
+static void relay_count(struct relay_side *side, const char *data, size_t len);
 static void relay_read_cb(evutil_socket_t fd, short what, void *arg);
 static void relay_moved(struct relay *r);
 static bool relay_wanted(const struct relay_side *side);
@@ -116,6 +120,7 @@ static bool relay_await(struct relay_side *side);
 static void relay_writable_cb(evutil_socket_t fd, short what, void *arg);
 static void relay_adjust(struct relay_side *side);
 static size_t relay_held(const struct relay_side *side);
+static uint64_t relay_left(const struct relay_side *side);
 static void relay_source_ended(struct relay_side *side, bool error);
 static void relay_source_stop(struct relay_side *side);
 static void relay_side_gone(struct relay_side *side);
@@ -246,8 +251,24 @@ void
 relay_bytes(const struct relay *r, uint64_t *to_backend_out,
     uint64_t *to_client_out)
 {
-	*to_backend_out = r->client.bytes - relay_held(&r->backend);
-	*to_client_out = r->backend.bytes - relay_held(&r->client);
+	*to_backend_out = relay_left(&r->client);
+	*to_client_out = relay_left(&r->backend);
+}
+
+/* Octets taken from side that have left. The login's answer, which is not one
+ * of them, may be held before them. */
+static uint64_t
+relay_left(const struct relay_side *side)
+{
+	size_t held = relay_held(side->other);
+
+	return side->bytes > held ? side->bytes - held : 0;
+}
+
+const struct pop3_count *
+relay_counts(const struct relay *r)
+{
+	return &r->count;
 }
 
 /* What waits to be written to side. */
@@ -264,6 +285,7 @@ relay_take(struct relay_side *side)
 {
 	struct evbuffer *in = bufferevent_get_input(side->bev);
 
+	relay_count_held(side, in);
 	side->bytes += evbuffer_get_length(in);
 	if (evbuffer_add_buffer(bufferevent_get_output(side->other->bev), in) ==
 	    -1) {
@@ -274,6 +296,29 @@ relay_take(struct relay_side *side)
 	relay_adjust(side);
 	if (side->reading && side->ssl != NULL)
 		event_active(side->read, EV_READ, 0);
+}
+
+/* The commands that were pipelined behind the login. */
+static void
+relay_count_held(struct relay_side *side, struct evbuffer *in)
+{
+	size_t len = evbuffer_get_length(in), at = 0;
+	struct evbuffer_iovec vec;
+	struct evbuffer_ptr ptr;
+
+	while (at < len) {
+		evbuffer_ptr_set(in, &ptr, at, EVBUFFER_PTR_SET);
+		evbuffer_peek(in, -1, &ptr, &vec, 1);
+		relay_count(side, vec.iov_base, vec.iov_len);
+		at += vec.iov_len;
+	}
+}
+
+static void
+relay_count(struct relay_side *side, const char *data, size_t len)
+{
+	if (side == &side->relay->client)
+		pop3_count(&side->relay->count, data, len);
 }
 
 static void
@@ -338,7 +383,10 @@ relay_move(struct relay_side *side)
 	if (relay_held(to) > 0)
 		return relay_move_held(side);
 	n = relay_receive(side, buf, sizeof(buf));
-	if (n <= 0 || to->gone)
+	if (n <= 0)
+		return n;
+	relay_count(side, buf, (size_t)n);
+	if (to->gone)
 		return n;
 	sent = relay_send(to, buf, (size_t)n);
 	if (sent == RELAY_ERROR) {
@@ -371,6 +419,7 @@ relay_move_held(struct relay_side *side)
 		room = vec[0].iov_len;
 	n = relay_receive(side, vec[0].iov_base, room);
 	vec[0].iov_len = n > 0 ? (size_t)n : 0;
+	relay_count(side, vec[0].iov_base, vec[0].iov_len);
 	evbuffer_commit_space(out, vec, 1);
 	side->bytes += vec[0].iov_len;
 	return n;
@@ -578,7 +627,7 @@ relay_side_gone(struct relay_side *side)
 		return;
 	side->gone = true;
 	bufferevent_disable(side->bev, EV_WRITE);
-	side->other->bytes -= evbuffer_get_length(out);
+	side->other->bytes = relay_left(side->other);
 	/* Only the bufferevent itself may drain it otherwise. */
 	evbuffer_unfreeze(out, 1);
 	evbuffer_drain(out, evbuffer_get_length(out));

@@ -25,6 +25,7 @@
 #include "platform/hash.h"
 #include "proto/identifier.h"
 #include "proto/pop3.h"
+#include "proto/pop3_count.h"
 #include "service/destination.h"
 #include "service/limits.h"
 #include "service/route.h"
@@ -138,6 +139,7 @@ static void session_log_failed(struct session *s,
 static void session_log_reason(struct log_line *l, const struct session *s,
     const struct backend_result *r);
 static void session_log_who(struct log_line *l, const struct session *s);
+static void session_log_counts(struct log_line *l, const struct pop3_count *c);
 static void session_log_end(struct session *s);
 static void session_reap_cb(evutil_socket_t fd, short what, void *arg);
 static void session_free(struct session *s);
@@ -981,6 +983,20 @@ session_log_who(struct log_line *l, const struct session *s)
 	log_cstr(l, "mechanism", s->cred.how != NULL ? s->cred.how : "-");
 }
 
+static void
+session_log_counts(struct log_line *l, const struct pop3_count *c)
+{
+	static const enum pop3_counted shown[] = {
+	    COUNTED_RETR,
+	    COUNTED_TOP,
+	    COUNTED_DELE,
+	    COUNTED_QUIT,
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(shown); i++)
+		log_uint(l, pop3_counted_name(shown[i]), c->n[shown[i]]);
+}
+
 /* Load balancers' probes come and go without a word: not worth a line. */
 static void
 session_log_end(struct session *s)
@@ -1010,6 +1026,8 @@ session_log_end(struct session *s)
 		log_cstr(&l, "backend_cipher", s->facts.cipher);
 	log_uint(&l, "bytes_to_backend", s->to_backend);
 	log_uint(&l, "bytes_to_client", s->to_client);
+	if (relayed)
+		session_log_counts(&l, relay_counts(s->relay));
 	log_uint(&l, "waited_ms", s->waited);
 	log_uint(&l, "duration_ms", clock_ms() - s->started);
 	log_cstr(&l, "login", relayed ? "ok" : "none");

@@ -1003,6 +1003,8 @@ class Log(Case):
         self.assertEqual(record["bytes_to_backend"], len("NOOP\r\nQUIT\r\n"))
         self.assertEqual(record["bytes_to_client"],
                          len("+OK noop\r\n+OK bye\r\n"))
+        self.assertEqual([record[verb] for verb in
+                          ("retr", "top", "dele", "quit")], [0, 0, 0, 1])
         self.assertLess(record["duration_ms"], 60000)
         self.assertTrue(record["reason"])
         self.assertTrue(record["mechanism"])

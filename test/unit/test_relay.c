@@ -26,6 +26,7 @@
 
 #include "platform/clock.h"
 #include "platform/util.h"
+#include "proto/pop3_count.h"
 #include "session/admission.h"
 #include "session/linger.h"
 #include "session/relay.h"
@@ -673,6 +674,46 @@ START_TEST(what_was_read_before_goes_first_and_once)
 }
 END_TEST
 
+/* Behind the login, in the middle of a command, and while much is held. */
+START_TEST(the_clients_commands_are_counted)
+{
+	char *junk = noise(300000, 36);
+	const struct pop3_count *c;
+	struct rig rig;
+
+	for (size_t i = 0; i < 300000; i++)
+		if (junk[i] == '\n')
+			junk[i] = ' ';
+	rig_open_buffer(&rig, _i, 16 * 1024);
+	peer_say(&rig.client, "STAT\r\nRETR 1\r\nDE");
+	rig_preread(&rig, rig.client_bev, 16);
+	rig_start(&rig);
+	RUN_UNTIL(&rig, rig.backend.in_len == 16);
+	peer_say(&rig.client, "LE 1\r\n");
+	/* Mail may look like anything. */
+	peer_say(&rig.backend, "+OK\r\nDELE 1\r\nRSET\r\n");
+	RUN_UNTIL(&rig, rig.backend.in_len == 22 && rig.client.in_len == 19);
+	c = relay_counts(rig.relay);
+	ck_assert_uint_eq(c->n[COUNTED_STAT], 1);
+	ck_assert_uint_eq(c->n[COUNTED_RETR], 1);
+	ck_assert_uint_eq(c->n[COUNTED_DELE], 1);
+	ck_assert_uint_eq(c->n[COUNTED_RSET], 0);
+	ck_assert_uint_eq(c->deletes_pending, 1);
+	/* One long line; the backend takes its time. */
+	rig.backend.deaf = true;
+	peer_send(&rig.client, junk, 300000);
+	rig_run_ms(&rig, 20);
+	rig.backend.deaf = false;
+	RUN_UNTIL(&rig, rig.backend.in_len == 22 + 300000);
+	peer_say(&rig.client, "\r\nQUIT\r\n");
+	RUN_UNTIL(&rig, rig.backend.in_len == 22 + 300000 + 8);
+	ck_assert_uint_eq(c->n[COUNTED_OTHER], 1);
+	ck_assert_uint_eq(c->n[COUNTED_QUIT], 1);
+	rig_close(&rig);
+	free(junk);
+}
+END_TEST
+
 /* All that was pipelined, and the end behind it, was there before the relay:
  * nothing will ever become readable again. */
 START_TEST(a_whole_session_may_have_been_pipelined)
@@ -1110,6 +1151,37 @@ START_TEST(what_is_given_up_is_not_counted)
 	    to_client + (CLIENT_TLS(_i) ? 16 * 1024 : 0));
 	rig_close(&rig);
 	free(down);
+}
+END_TEST
+
+/* The login's answer is on its way before all else, and none of it. */
+START_TEST(the_logins_answer_is_not_counted)
+{
+	uint64_t to_backend, to_client;
+	struct rig rig;
+
+	rig_open(&rig, _i);
+	bufferevent_write(rig.client_bev, "+OK\r\n", 5);
+	rig_start(&rig);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_eq(to_client, 0);
+	peer_say(&rig.backend, "+OK 2\r\n");
+	RUN_UNTIL(&rig, rig.client.in_len == 12);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_eq(to_client, 7);
+	rig_close(&rig);
+
+	rig_open(&rig, _i);
+	peer_reset(&rig.client);
+	usleep(10000);
+	bufferevent_write(rig.client_bev, "+OK\r\n", 5);
+	rig_start(&rig);
+	peer_say(&rig.backend, "+OK 2\r\n");
+	rig.backend.fin = true;
+	RUN_UNTIL(&rig, rig.done);
+	relay_bytes(rig.relay, &to_backend, &to_client);
+	ck_assert_uint_le(to_client, 7);
+	rig_close(&rig);
 }
 END_TEST
 
@@ -1870,6 +1942,7 @@ main(void)
 	const TTest *const each[] = {
 	    both_ways_byte_for_byte,
 	    what_was_read_before_goes_first_and_once,
+	    the_clients_commands_are_counted,
 	    a_whole_session_may_have_been_pipelined,
 	    a_client_that_has_closed_its_half_gets_its_answer,
 	    an_end_without_close_notify_is_an_end,
@@ -1886,6 +1959,7 @@ main(void)
 	    a_slow_reader_gets_all_of_a_last_message,
 	    a_reader_that_stalls_gets_all_of_a_last_message,
 	    what_is_given_up_is_not_counted,
+	    the_logins_answer_is_not_counted,
 	    what_is_thrown_away_is_not_counted,
 	    a_reader_that_does_not_read_costs_little,
 	    what_is_held_takes_little_more_memory_than_itself,
