@@ -574,6 +574,42 @@ read_all = true
         self.assertDeleted(dovecot, user)
 
 
+@need("perl")
+class PerlClient(Interop):
+    """Net::POP3, which many scripts of hosters use."""
+    SCRIPT = """
+        use strict; use Net::POP3;
+        my ($port, $ca, $tls, $user, $password) = @ARGV;
+        my @tls = (SSL_ca_file => $ca, SSL_verifycn_name => 'localhost');
+        my $implicit = $tls eq 'implicit';
+        my $pop = Net::POP3->new('localhost', Port => $port, Timeout => 30,
+                                 $implicit ? (SSL => 1, @tls) : ())
+            or die "no connection";
+        $implicit or $pop->starttls(@tls) or die "STLS: $@";
+        my $n = $pop->login($user, $password);
+        defined $n or die $pop->message;
+        binmode STDOUT;
+        for my $i (1 .. $n) {
+            print @{$pop->get($i)};
+            $pop->delete($i) or die;
+        }
+        $pop->quit;
+    """
+
+    def test_net_pop3(self):
+        @self.everywhere
+        def one(tls, user, dovecot):
+            for message in MESSAGES:
+                dovecot.deliver(user, message)
+            script = self.write("pop.pl", self.SCRIPT)
+            done = check_run(["/usr/bin/perl", script, str(self.port(tls)),
+                              certs().ca, tls, user, PASSWORD])
+            got = done.stdout.replace(b"\r\n", b"\n")
+            for message in MESSAGES:
+                self.assertIn(message.replace(b"\r\n", b"\n"), got)
+            self.assertDeleted(dovecot, user)
+
+
 @need("openssl")
 class OpensslClient(Interop):
     def test_s_client(self):
