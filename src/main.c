@@ -13,6 +13,7 @@
 #include <sodium.h>
 #include <yaml.h>
 
+#include "config/config.h"
 #include "platform/hash.h"
 #include "platform/log.h"
 #include "platform/secret.h"
@@ -29,6 +30,7 @@ static void main_version(void);
 static int main_serve(const char *path, int argc, char **argv);
 static int main_route(const char *path, int argc, char **argv);
 static int main_misused(void);
+static int main_explain(const char *key);
 
 /* By themselves both libraries free buffers with passwords without wiping them.
  * Call before either of them has allocated memory. */
@@ -82,13 +84,15 @@ main_usage(FILE *out)
 	    "usage: mailferry [-t | --dump-config] [-c FILE]\n"
 	    "       mailferry route [-c FILE] [--set DESTINATION | --delete]"
 	    " IDENTIFIER\n"
-	    "       mailferry -V | --help\n"
+	    "       mailferry --explain KEY | -V | --help\n"
 	    "\n"
 	    "  -c, --config FILE  configuration (default: $MAILFERRY_CONFIG,\n"
 	    "                     or " MAIN_CONFIG ")\n"
 	    "  -t, --check        check the configuration and exit\n"
 	    "      --dump-config  print it with every default, passwords as "
 	    "stars\n"
+	    "      --explain KEY  type, range, default and meaning of a key, or "
+	    "of all\n"
 	    "  -V, --version      versions of mailferry and its libraries\n"
 	    "  -h, --help         this text\n"
 	    "\n"
@@ -113,6 +117,17 @@ main_version(void)
 	printf("libsodium %s\n", sodium_version_string());
 }
 
+static int
+main_explain(const char *key)
+{
+	if (!config_explain(key, stdout, stderr))
+		return EX_USAGE;
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return EXIT_SUCCESS;
+	perror("mailferry: cannot write");
+	return EX_IOERR;
+}
+
 /* mailferry [-t] */
 static int
 main_serve(const char *path, int argc, char **argv)
@@ -121,6 +136,7 @@ main_serve(const char *path, int argc, char **argv)
 	    {"config", required_argument, NULL, 'c'},
 	    {"check", no_argument, NULL, 't'},
 	    {"dump-config", no_argument, NULL, 'd'},
+	    {"explain", required_argument, NULL, 'e'},
 	    {"version", no_argument, NULL, 'V'},
 	    {"help", no_argument, NULL, 'h'},
 	    {NULL, 0, NULL, 0},
@@ -139,6 +155,8 @@ main_serve(const char *path, int argc, char **argv)
 		case 'd':
 			run = server_dump;
 			break;
+		case 'e':
+			return main_explain(optarg);
 		case 'V':
 			main_version();
 			return EXIT_SUCCESS;

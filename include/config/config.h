@@ -266,6 +266,11 @@ void config_free(struct config **cfg);
  * back the same. Passwords in URLs and other secrets are stars. */
 void config_dump(const struct config *cfg, FILE *out);
 
+/* Prints type, range, default and help of the key at the dotted path, in which
+ * a name of the operator may stand for itself or be "*"; of every key for
+ * "all". Returns false if there is no such key: err says which is near. */
+bool config_explain(const char *path, FILE *out, FILE *err);
+
 #define CONFIG_URL_MAX 2048
 
 /* Writes a URL with stars for its password and for parameters that are named

@@ -756,7 +756,9 @@ types_range_duration(const struct config_key *key, char *buf, size_t size)
 	char lo[32], hi[32];
 
 	snprintf(buf, size, "an integer with ms, s, m, h or d, from %s to %s",
-	    types_scale(key->min, types_units_duration, lo, sizeof(lo)),
+	    key->min == 0
+		? "0s"
+		: types_scale(key->min, types_units_duration, lo, sizeof(lo)),
 	    types_scale(key->max, types_units_duration, hi, sizeof(hi)));
 }
 

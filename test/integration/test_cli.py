@@ -119,6 +119,18 @@ class Summary(Command):
             "newer, 8192 connections, preauth_timeout 7s, "
             "max_auth_attempts 1", out.splitlines())
 
+    def test_explain(self):
+        """type, range, default and help of a key; unknown: 64"""
+        out, _ = self.call("--explain", "listener.pop3s.max_auth_attempts")
+        self.assertEqual(out.splitlines()[:4], [
+            "listener.*.max_auth_attempts", "  type:     integer",
+            "  expected: an integer from 1 to 100", "  default:  3"])
+        out, err = self.call("--explain", "listener.a.max_auth_atempts",
+                             status=64)
+        self.assertEqual((out, err), (
+            "", "mailferry: unknown key; did you mean "
+            "\"listener.a.max_auth_attempts\"?\n"))
+
     def test_unreadable_file(self):
         d = self.site()
         for word in ("-t", "--dump-config"):
@@ -176,9 +188,13 @@ class Completion(Command):
         self.assertEqual(self.complete("--d"), ["--delete", "--dump-config"])
         self.assertEqual(
             self.complete("-"),
-            ["--check", "--config", "--delete", "--dump-config", "--help",
-             "--set", "--version", "-V", "-c", "-h", "-t"])
+            ["--check", "--config", "--delete", "--dump-config",
+             "--explain", "--help", "--set", "--version", "-V", "-c", "-h", "-t"])
         self.assertEqual(self.complete("route", "--s"), ["--set"])
+
+    def test_keys(self):
+        self.assertEqual(self.complete("--explain", "oauth"),
+                         ["oauth", "oauth.jwt_username_claim"])
 
     def test_every_option_is_taken(self):
         """No word is offered that the program does not know."""

@@ -950,69 +950,112 @@ START_TEST(every_row_is_complete)
 }
 END_TEST
 
-/* How the manual introduces a key. mdoc wants to be told that a colon at the
- * end is none of its own. */
-static void
-manual_line(const struct config_key *key, char *buf, size_t size)
+static char *
+explained(const char *path, bool good)
 {
-	const char *list = key->shape == CONFIG_VALUES ? "list of " : "";
-	const char *text = key->text == NULL ? "" : key->text;
-	size_t len = strlen(text);
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
 
-	if ((key->flags & CONFIG_REQUIRED) != 0)
-		snprintf(buf, size, "\n.It Ic %s Pq %s%s , required\n",
-		    key->path, list, key->type->name);
-	else
-		snprintf(buf, size, "\n.It Ic %s Pq %s%s%s%s%s\n", key->path,
-		    list, key->type->name, len > 0 ? " , default " : "", text,
-		    len > 0 && text[len - 1] == ':' ? "\\&" : "");
+	ck_assert_ptr_nonnull(out);
+	ck_assert_int_eq(config_explain(path, good ? out : stdout,
+			     good ? stderr : out),
+	    good);
+	ck_assert_int_eq(fclose(out), 0);
+	return text;
 }
 
-START_TEST(manual_has_every_key)
+START_TEST(key_is_explained)
 {
-	char *manual = slurp("docs/mailferry.yaml.5"), line[512];
-	size_t i;
+	static const char *const same[] = {"destination.*.max_waiting",
+	    "destination.new.max_waiting", "destination.n.e.w.max_waiting"};
 
-	for (i = 0; i < n_config_keys; i++) {
-		if (config_keys[i].shape == CONFIG_SECTION ||
-		    config_keys[i].shape == CONFIG_NAMED)
-			continue;
-		manual_line(&config_keys[i], line, sizeof(line));
-		ck_assert_msg(strstr(manual, line) != NULL, "no line %s", line);
+	for (size_t i = 0; i < ARRAY_LEN(same); i++) {
+		char *text = explained(same[i], true);
+
+		ck_assert_str_eq(text,
+		    "destination.*.max_waiting\n"
+		    "  type:     integer\n"
+		    "  expected: an integer from 0 to 1000000\n"
+		    "  default:  1024\n"
+		    "  Logins that may wait for `max_connecting`. Beyond it "
+		    "logins get a\n"
+		    "  temporary error at once.\n");
+		free(text);
 	}
-	free(manual);
 }
 END_TEST
 
-/* One that is gone, or misspelt, or has nothing to say. */
-START_TEST(manual_has_no_other_key)
+START_TEST(every_key_is_explained)
 {
-	char *manual = slurp("docs/mailferry.yaml.5"), *line = manual;
-	size_t found = 0, i;
+	char *text = explained("all", true), head[256];
 
-	while ((line = strstr(line, "\n.It Ic ")) != NULL) {
-		char path[128];
-		const char *end;
+	for (size_t i = 1; i < n_config_keys; i++) {
+		char *one = explained(config_keys[i].path, true);
 
-		line += strlen("\n.It Ic ");
-		snprintf(path, sizeof(path), "%.*s", (int)strcspn(line, " \n"),
-		    line);
-		for (i = 0; i < n_config_keys; i++)
-			if (strcmp(config_keys[i].path, path) == 0)
-				break;
-		ck_assert_msg(i < n_config_keys, "unknown: %s", path);
-		end = line + strcspn(line, "\n");
-		ck_assert_msg(strncmp(end, "\n.It", 4) != 0 &&
-			strncmp(end, "\n.El", 4) != 0,
-		    "no meaning: %s", path);
-		found++;
+		ck_assert_ptr_nonnull(strstr(text, one));
+		snprintf(head, sizeof(head), "%s\n", config_keys[i].path);
+		ck_assert_int_eq(strncmp(one, head, strlen(head)), 0);
+		free(one);
 	}
-	for (i = 0; i < n_config_keys; i++)
-		if (config_keys[i].shape == CONFIG_VALUE ||
-		    config_keys[i].shape == CONFIG_VALUES)
-			found--;
-	ck_assert_uint_eq(found, 0);
-	free(manual);
+	free(text);
+}
+END_TEST
+
+START_TEST(section_and_element_are_explained)
+{
+	static const struct {
+		const char *path, *begin;
+	} cases[] = {
+	    {"listener",
+		"listener\n  type:     sections by names of your own\n"
+		"  expected: 1 to 64 names of your own\n  required\n"},
+	    {"listener.pop3s", "listener.*\n  type:     section\n  keys:"},
+	    {"listener.pop3s.bind[0]", "listener.*.bind\n  type:     list of"},
+	    {"routing.default_domain",
+		"routing.default_domain\n"
+		"  type:     name\n  expected: a DNS "
+		"name\n  Appended"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char *text = explained(cases[i].path, true);
+
+		ck_assert_msg(strncmp(text, cases[i].begin,
+				  strlen(cases[i].begin)) == 0,
+		    "%s", text);
+		free(text);
+	}
+}
+END_TEST
+
+START_TEST(unknown_key_is_not_explained)
+{
+	static const struct {
+		const char *path, *told;
+	} cases[] = {
+	    {"server.thread",
+		"mailferry: unknown key; did you mean \"server.threads\"?\n"},
+	    {"destination.new.hots",
+		"mailferry: unknown key; did you mean "
+		"\"destination.new.host\"?\n"},
+	    {"server.threads.x",
+		"mailferry: unknown key; did you mean \"server.threads\"?\n"},
+	    {"oauth.x",
+		"mailferry: unknown key; expected oauth with "
+		"jwt_username_claim\n"},
+	    {"",
+		"mailferry: unknown key; expected server, limits, tls, "
+		"listener, capabilities, oauth, routing, mapping, "
+		"destination, state or admin\n"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char *text = explained(cases[i].path, false);
+
+		ck_assert_str_eq(text, cases[i].told);
+		free(text);
+	}
 }
 END_TEST
 
@@ -1281,8 +1324,10 @@ config_suite(void)
 	tcase_add_test(tc, no_prefix_does_harm);
 	tcase_add_test(tc, no_shape_does_harm);
 	tcase_add_test(tc, every_row_is_complete);
-	tcase_add_test(tc, manual_has_every_key);
-	tcase_add_test(tc, manual_has_no_other_key);
+	tcase_add_test(tc, key_is_explained);
+	tcase_add_test(tc, every_key_is_explained);
+	tcase_add_test(tc, section_and_element_are_explained);
+	tcase_add_test(tc, unknown_key_is_not_explained);
 	tcase_add_loop_test(tc, url_is_masked, 0, (int)ARRAY_LEN(url_cases));
 	tcase_add_test(tc, long_url_stays_a_url);
 	tcase_add_test(tc, environment_is_not_shown);
