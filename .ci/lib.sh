@@ -1,5 +1,5 @@
-# lib.sh: what ./demo, ./check and .ci/run share. Sourced, by bash, with the
-# repository's root as the working directory.
+# lib.sh: the functions that ./demo, ./check and .ci/run share. bash sources it
+# with the repository's root as the working directory.
 # shellcheck shell=bash
 
 heading() {
@@ -11,7 +11,7 @@ die() {
 	exit 1
 }
 
-# as_root COMMAND...: directly, or by sudo.
+# as_root COMMAND...: runs it directly, or by sudo.
 as_root() {
 	if [[ $EUID -eq 0 ]]; then
 		"$@"
@@ -20,7 +20,8 @@ as_root() {
 	fi
 }
 
-# packages GROUP...: the names in .ci/packages that any of the groups needs.
+# packages GROUP...: prints the names in .ci/packages that any of the groups
+# needs.
 packages() {
 	awk -v groups="$*" '
 		BEGIN { n = split(groups, list, " ")
@@ -30,7 +31,7 @@ packages() {
 			if ($i in want) { print $1; next } }' .ci/packages
 }
 
-# missing PACKAGE...: those of them that are not installed.
+# missing PACKAGE...: prints those that are not installed.
 missing() {
 	local line
 	local -A there=()
@@ -44,7 +45,7 @@ missing() {
 	done
 }
 
-# need GROUP...: installs what is missing; quick when nothing is.
+# need GROUP...: installs missing packages; fast if there are none.
 need() {
 	local -a names=()
 
@@ -64,9 +65,9 @@ policy=/usr/sbin/policy-rc.d
 policy_saved=$policy.mailferry-saved
 policy_mark='# put here by mailferry while it installs packages'
 
-# A package that brings a service starts it, unless policy-rc.d says no. The
-# machine's own policy, if it has one, is put back whatever happens; the
-# subshell is for the trap.
+# A package with a service starts it, unless policy-rc.d forbids that. The
+# machine's own policy, if any, is always restored; the subshell is for the
+# trap.
 install_packages() (
 	policy_restore
 	if [[ ! -x $policy ]] || "$policy" any start >/dev/null 2>&1; then
@@ -87,7 +88,7 @@ install_packages() (
 		install "$@" </dev/null
 )
 
-# Also at the beginning: the run before may have been killed.
+# Also called at the begin, because the last run may have been killed.
 policy_restore() {
 	if grep -qsF "$policy_mark" "$policy"; then
 		as_root rm -f "$policy"
@@ -98,7 +99,7 @@ policy_restore() {
 }
 
 # build DIRECTORY [--target NAME...] -- [CMAKE OPTION...]: configures and
-# builds; the compiler's output is shown when it fails.
+# builds; shows the compiler's output on failure.
 build() {
 	local dir=$1 log=$1/build.log
 	local -a what=()
@@ -113,7 +114,7 @@ build() {
 	if ! { cmake -S . -B "$dir" "$@" &&
 		cmake --build "$dir" -j "$(nproc)" "${what[@]}"; } \
 		>"$log" 2>&1 </dev/null; then
-		# With several jobs the error is seldom the last word.
+		# With several jobs the error is seldom the last line.
 		grep -E -A 12 'error:|Error|FAILED' "$log" | head -n 200 >&2 ||
 			true
 		tail -n 40 "$log" >&2
@@ -122,10 +123,10 @@ build() {
 	printf 'built %s\n' "$dir"
 }
 
-# suite BUILD LABELS [NAME=VALUE...]: the tests, two at a time. What fails is
-# run once more, alone, and named: many tests hold the daemon to a time, and two
-# of them, or a neighbour, can keep a small machine from it. A crash or a
-# sanitizer's word is final.
+# suite BUILD LABELS [NAME=VALUE...]: runs the tests, two at a time. Runs a test
+# that fails once more, alone, and names it: many tests expect an answer within
+# a time, and other work can slow a small machine down. A crash or a sanitizer's
+# report is final.
 suite() {
 	local dir=$1 labels=$2 log=$1/Testing/Temporary
 	local -a tests

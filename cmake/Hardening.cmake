@@ -1,5 +1,5 @@
-# What Debian's hardening=+all gives, so that a build by hand has it too.
-# FORTIFY needs optimisation and gets in the sanitizers' way.
+# The options of Debian's hardening=+all, for builds by hand. FORTIFY needs
+# optimisation and disturbs the sanitizers.
 add_compile_options(-fstack-protector-strong -fstack-clash-protection -fPIE)
 if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug" AND NOT MAILFERRY_SANITIZE)
 	add_compile_options(-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
