@@ -37,7 +37,7 @@ from proxies import LOCALHOST, USERS, Dovecot, Mailferry, Nginx  # noqa: E402
 
 
 class BenchError(Exception):
-    """One case cannot be measured; the others can."""
+    """One case cannot be measured; the other cases can."""
 
 
 def say(text):
@@ -69,7 +69,7 @@ class Site:
         return directory
 
     def certificates(self):
-        """A private CA and one P-256 certificate, for both legs."""
+        """Makes a private CA and one P-256 certificate, for both legs."""
         new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
         ca = ["-keyout", f"{self.dir}/ca.key", "-out", f"{self.dir}/ca.pem",
@@ -95,8 +95,8 @@ class Site:
                                 preexec_fn=self.pinning(upper_half=False))
 
     def pinning(self, upper_half):
-        """With --pin the upper half of the CPUs is the proxy's, the lower the
-        load's."""
+        """With --pin the proxy gets the upper half of the CPUs, and the
+        load gets the lower half."""
         cpus = sorted(os.sched_getaffinity(0))
         half = len(cpus) // 2
         if not self.args.pin or half == 0:
@@ -114,7 +114,8 @@ class Site:
         wait_until_ready(self.sink, self.sink_plain, False, log)
 
     def sink_handshakes(self):
-        """How many the backend has seen, and how many were resumed."""
+        """Returns how many handshakes the backend has seen, and how many
+        were resumed."""
         with socket.create_connection((LOCALHOST, self.sink_plain), 5) as s, \
                 s.makefile("rb") as lines:
             lines.readline()
@@ -128,7 +129,7 @@ class Site:
 
 
 def wait_until_ready(process, port, tls, log):
-    """Until the port greets."""
+    """Waits until the port greets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -153,7 +154,7 @@ def tail(log):
 
 
 def stop(process):
-    """By pid, and only what this program started."""
+    """Stops, by pid, only what this program has started."""
     tree = process_tree(process.pid)
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
@@ -216,7 +217,8 @@ class Target:
              f"{LOCALHOST}:{self.port}"])
 
     def load(self, *options, limit=20):
-        """One run of popload: its result, and the proxy's CPU seconds."""
+        """Runs popload once. Returns its result and the proxy's CPU
+        seconds."""
         before = self.cpu_seconds()
         run = self.popload("-t", limit, *options)
         try:
@@ -254,12 +256,12 @@ class Target:
             self.results.setdefault(key, []).append(value)
 
     def value(self, key):
-        """The median of the rounds."""
+        """Returns the median of the rounds."""
         values = self.results.get(key)
         return statistics.median(values) if values else None
 
     def spread(self, key):
-        """How far apart the rounds are, as a share of the median."""
+        """Returns how far the rounds are apart, as a share of the median."""
         values = self.results.get(key, [])
         if len(values) < 2:
             return 0.0
@@ -269,13 +271,14 @@ class Target:
 # The cases. Each takes one running target once.
 
 def case_alone(target, args):
-    """The latency of a login when nothing else runs."""
+    """Measures the latency of a login when nothing else runs."""
     result = target.load("-n", 30, "-c", 1)
     target.note(alone_ms=result["login_ms_p50"])
 
 
 def case_logins(target, args):
-    """As many as fit. The short run first fills what the proxy caches."""
+    """Measures as many logins as possible. The short run first fills the
+    proxy's caches."""
     target.load("-n", 2 * args.at_once, "-c", args.at_once)
     all_before, resumed_before = target.site.sink_handshakes()
     result = target.load("-n", 200000, "-c", args.at_once, "-d", args.seconds)
@@ -290,7 +293,7 @@ def case_logins(target, args):
 
 
 def case_retr(target, args):
-    """Again and again until the time is up, but once at least."""
+    """Repeats until the time is over, but at least once."""
     result = target.load("-m", "retr", "-n", 1000, "-d", args.seconds,
                          limit=30)
     target.note(mb_per_second=result["mb_per_second"],
@@ -298,7 +301,8 @@ def case_retr(target, args):
 
 
 def case_memory(target, args, sessions):
-    """In a fresh process: what freed sessions leave would hide the cost."""
+    """Measures in a new process, because memory of freed sessions would
+    hide the cost."""
     with target.running():
         target.load("-n", 2 * args.workers, "-c", 1)
         empty = memory_kib(target.process.pid)
@@ -372,7 +376,8 @@ def table(targets, columns):
 
 
 def ratio(targets, target, key):
-    """Round by round, for the machine is not equally fast in all of them."""
+    """Compares round by round, because the machine is not equally fast in
+    all of them."""
     for other in targets:
         if other.name == "mailferry" and other.backend == target.backend:
             pairs = zip(target.results.get(key, []),
@@ -486,7 +491,7 @@ def options():
 
 
 def proxies(args):
-    """Those that can run, and a line for each that cannot."""
+    """Returns the proxies that can run, and a line for each that cannot."""
     found, skipped = [], []
     wanted = [(Mailferry, args.mailferry),
               (Nginx, which("nginx")), (Dovecot, which("dovecot"))]

@@ -1,4 +1,4 @@
-"""What the kernel says about processes, and about the machine they share."""
+"""What the kernel reports about processes and about the machine."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def cpu_seconds(root):
 
 
 def memory_kib(root):
-    """PSS and RSS of the tree."""
+    """Returns PSS and RSS of the process tree."""
     pss = rss = 0
     for pid in process_tree(root):
         with contextlib.suppress(OSError), \
@@ -57,20 +57,21 @@ def memory_kib(root):
 
 
 def machine_seconds():
-    """Since the start, of all CPUs: at work, and wanted but not given by the
-    hypervisor."""
+    """Returns the seconds of all CPUs since the start: busy, and requested
+    but not given by the hypervisor."""
     with open("/proc/stat", encoding="ascii") as f:
         ticks = [int(x) for x in f.readline().split()[1:]]
     return (sum(ticks[:3]) + sum(ticks[5:7])) / TICK, ticks[7] / TICK
 
 
 def own_seconds():
-    """Of this process and all that it started and has waited for."""
+    """Returns the seconds of this process and of all children that it has
+    waited for."""
     return sum(os.times()[:4])
 
 
 class Bystanders:
-    """How much of the machine went elsewhere while we measured."""
+    """How much of the machine other processes used during the measurement."""
 
     def __init__(self):
         self.busy, self.stolen = machine_seconds()

@@ -12,7 +12,8 @@ USERS = 1000
 
 
 def first_line(argv):
-    """What a command says first; nothing if it fails."""
+    """Returns the first line that a command prints, or nothing if it
+    fails."""
     try:
         run = subprocess.run(argv, capture_output=True, text=True, timeout=5,
                              check=True)
@@ -39,7 +40,7 @@ class Proxy:
         self.binary = binary
 
     def missing(self):
-        """Why it cannot run; None if it can."""
+        """Returns why it cannot run, or None."""
         if self.binary and os.access(self.binary, os.X_OK):
             return None
         return f"no {self.binary or self.name}" + (
@@ -49,7 +50,7 @@ class Proxy:
         return first_line([self.binary, "--version"])
 
     def configure(self, site, directory, port, backend):
-        """Writes the configuration; returns the command line."""
+        """Writes the configuration, and returns the command line."""
         raise NotImplementedError
 
 

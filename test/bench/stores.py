@@ -51,7 +51,7 @@ def names(n):
 
 
 def per_second(pattern, argv, **how):
-    """What a store's own load program says."""
+    """Returns the rate that a store's own load program prints."""
     done = subprocess.run([str(a) for a in argv], capture_output=True,
                           text=True, timeout=300, check=True, **how)
     return float(re.search(pattern, done.stdout).group(1))
@@ -215,7 +215,8 @@ NEEDS = {InRedis: "redis-server", InPostgres: "psql", InMariaDB: "mariadbd",
 
 
 def measure(store, args):
-    """The median round, by its cold figure, and the peer beside it."""
+    """Returns the median round, by its cold figure, and the peer beside
+    it."""
     mapping = store.start()
     path = os.path.join(store.dir, "mailferry.yaml")
     with open(path, "w", encoding="ascii") as f:

@@ -38,7 +38,7 @@ def dead(pages):
 
 
 def examples():
-    """{section: [its examples]} of mailferry.yaml(5)."""
+    """Returns {section: [its examples]} of mailferry.yaml(5)."""
     _, *parts = SECTION.split((DOCS / "mailferry.yaml.5").read_text("utf-8"))
     return {name: EXAMPLE.findall(text)
             for name, text in zip(parts[::2], parts[1::2])}

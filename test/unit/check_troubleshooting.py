@@ -33,7 +33,7 @@ FAILURE = re.compile(r'\[(FAIL_\w+)\]\s*=\s*\{\s*"([^"]+)"')
 
 
 def arguments(text, start):
-    """From behind the opening parenthesis to its match."""
+    """Returns the text from the opening parenthesis to its match."""
     depth, i = 1, start
     while depth:
         literal = LITERAL.match(text, i)
@@ -46,7 +46,7 @@ def arguments(text, start):
 
 
 def spoken(literal):
-    """What the program says, of adjacent literals as they are written."""
+    """Returns what the program prints for adjacent literals."""
     text = "".join(re.findall(r'"((?:\\.|[^"\\])*)"', literal))
     return text.replace(r"\n", "").replace(r"\"", '"')
 
@@ -69,7 +69,7 @@ def about_keys(text):
 
 
 def pieces(text):
-    """What has to be found: prose, not keys and separators."""
+    """Yields the pieces to find: prose, not keys and separators."""
     for piece in CONVERSION.split(text):
         piece = piece.strip(" :;,()")
         if len(piece) > 3:

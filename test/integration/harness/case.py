@@ -1,5 +1,5 @@
-"""The base class of the tests: what they start is stopped, and when one
-fails, everything that was said and logged is printed."""
+"""The base class of the tests. It stops what they start, and prints all
+output and logs when one fails."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from .mailferry import Mailferry
 
 
 def need(*tools):
-    """Skips a test when a tool, or a file named by its whole path, is
-    missing; with MAILFERRY_TEST_STRICT set, as in CI, it fails instead."""
+    """Skips a test if a tool, or a file given by its full path, is
+    missing. Fails instead if MAILFERRY_TEST_STRICT is set, as in CI."""
     missing = [tool for tool in tools if not
                (os.path.exists(tool) if "/" in tool else shutil.which(tool))]
     return _need(missing, "not installed: " + ", ".join(missing))
@@ -25,7 +25,7 @@ def need_root():
 
 
 def need_that(why_not):
-    """why_not(): why the test cannot be, or None."""
+    """why_not(): returns why the test cannot run, or None."""
     why = why_not()
     return _need(why is not None, why)
 
@@ -118,7 +118,7 @@ class Case(unittest.TestCase):
         return d.start()
 
     def keep(self, thing):
-        """Something else whose stop() and output() are to be called."""
+        """Adds another object whose stop() and output() are called."""
         self._own.append(thing)
         self.addCleanup(thing.stop)
         return thing
@@ -150,20 +150,21 @@ class Case(unittest.TestCase):
     # Assertions
 
     def assertReply(self, reply, start):
-        """The reply is this text, or begins with it and a space."""
+        """Checks that the reply is this text, or begins with it and a
+        space."""
         if reply != start and not reply.startswith(start.rstrip() + " "):
             self.fail(f"expected {start!r}, got {reply!r}")
 
     def assertTempFail(self, reply):
-        """"-ERR [SYS/TEMP]", in words that make no mail program ask for a
-        new password."""
+        """Checks for "-ERR [SYS/TEMP]" with words that do not make a mail
+        program ask for a new password."""
         self.assertReply(reply, "-ERR [SYS/TEMP]")
         for word in ("password", "login", "authentication"):
             self.assertNotIn(word, reply.lower())
 
     def login(self, port, user="alice@example.com", password="secret",
               **keys):
-        """A client that has logged in by USER and PASS."""
+        """Returns a client that has logged in by USER and PASS."""
         keys.setdefault("tls", "starttls")
         c = self.client(port, **keys)
         self.assertReply(c.cmd(f"USER {user}"), "+OK")

@@ -32,7 +32,7 @@ def b64(data):
 
 
 def plain(user, password, authzid=""):
-    """The base64 frame of AUTH PLAIN."""
+    """Returns the base64 frame of AUTH PLAIN."""
     return b64(f"{authzid}\0{user}\0{password}")
 
 
@@ -46,7 +46,8 @@ def oauthbearer(user, token):
 
 
 def context(ca=None, alpn=None, minimum=None, maximum=None):
-    """A client's TLS context: verifies against ca, or not at all."""
+    """Returns a client's TLS context. It verifies against ca, or not at
+    all."""
     ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca:
         ctx.load_verify_locations(ca)
@@ -104,7 +105,7 @@ class OctetTls:
 
 
 class Closed(AssertionError):
-    """The server closed while a line was awaited."""
+    """The server closed while the client waited for a line."""
 
 
 class Client:
@@ -153,7 +154,7 @@ class Client:
     # Out
 
     def raw(self, data, note=True):
-        """Octets as they are, cut as the mode says."""
+        """Sends octets unchanged, cut as the mode says."""
         if note:
             self._note("C", data)
         if self.mode != BYTES:
@@ -169,13 +170,13 @@ class Client:
         self.raw(line.encode("latin-1") + b"\r\n")
 
     def cmd(self, line):
-        """A command and the first line of its reply."""
+        """Sends a command, and returns the first line of its reply."""
         self.send(line)
         return self.line()
 
     def ask(self, line):
-        """A command and its multi-line reply: the lines between "+OK" and
-        the dot."""
+        """Sends a command, and returns the lines of its multi-line reply
+        between "+OK" and the dot."""
         first = self.cmd(line)
         if not first.startswith("+OK"):
             raise AssertionError(f"{line!r} was answered {first!r}")
@@ -184,7 +185,7 @@ class Client:
     # In
 
     def octets(self, size=65536):
-        """Some octets, at least one; b"" at the end of the stream."""
+        """Returns some octets, at least one; b"" at the end of the stream."""
         if self.buffer:
             data, self.buffer = self.buffer[:size], self.buffer[size:]
             return data
@@ -200,7 +201,7 @@ class Client:
         return bytes(data)
 
     def line(self):
-        """One line without its CRLF, which it has to have."""
+        """Returns one line without its CRLF, which it must have."""
         while b"\n" not in self.buffer:
             more = self._receive(65536)
             if not more:
@@ -222,7 +223,7 @@ class Client:
             got.append(line)
 
     def rest(self):
-        """All octets up to the end of the stream."""
+        """Returns all octets up to the end of the stream."""
         data = self.buffer
         self.buffer = b""
         while True:
@@ -232,8 +233,8 @@ class Client:
             data += more
 
     def closed(self):
-        """The server closes, and has nothing more to say. Returns "fin" or
-        "reset"."""
+        """Checks that the server closes and sends nothing more. Returns
+        "fin" or "reset"."""
         rest = self.rest()
         if rest:
             raise AssertionError(f"expected a close, got {rest!r}")
@@ -241,7 +242,7 @@ class Client:
         return self.ended
 
     def is_quiet(self, seconds):
-        """Nothing comes, not even a close, for this long."""
+        """Checks that nothing comes for this long, not even a close."""
         if self.buffer:
             return False
         before = self.sock.gettimeout()
@@ -290,12 +291,12 @@ class Client:
     # The end
 
     def half_close(self):
-        """FIN towards the server; reading goes on. A TLS client sends no
-        close_notify, as most of them do not."""
+        """Sends a FIN to the server and goes on reading. Like most TLS
+        clients, it sends no close_notify."""
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def reset(self):
-        """Leaves with RST."""
+        """Closes with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
                              b"\1\0\0\0\0\0\0\0")
         self.close()

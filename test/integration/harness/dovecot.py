@@ -197,7 +197,7 @@ class Dovecot:
         return text
 
     def mark(self):
-        """Where the log ends now."""
+        """Returns the current end of the log."""
         path = os.path.join(self.dir, "log")
         return os.path.getsize(path) if os.path.exists(path) else 0
 
@@ -220,7 +220,7 @@ class Dovecot:
         return final
 
     def messages(self, user):
-        """The file names in the user's maildir."""
+        """Returns the file names in the user's maildir."""
         base = os.path.join(self.dir, "mail", user)
         return sorted(os.listdir(os.path.join(base, "new"))
                       + os.listdir(os.path.join(base, "cur")))
@@ -232,7 +232,7 @@ class Dovecot:
                 os.unlink(os.path.join(base, sub, name))
 
     def destination(self, tls="starttls", forwarding="xclient", **keys):
-        """A destination's section that leads here."""
+        """Returns a destination's section that leads here."""
         port = self.port
         if tls == "implicit":
             port = self.port_tls

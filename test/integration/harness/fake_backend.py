@@ -102,7 +102,7 @@ class Connection:
     # For scripts
 
     def send(self, line):
-        """A line, CRLF added."""
+        """Sends a line, with CRLF added."""
         self.raw(line.encode("latin-1") + b"\r\n")
 
     def raw(self, data):
@@ -114,7 +114,7 @@ class Connection:
             raise Gone(str(e)) from None
 
     def line(self):
-        """The next line without its end."""
+        """Returns the next line without its end."""
         while b"\n" not in self.buffer:
             self.buffer += self.octets()
         line, self.buffer = self.buffer.split(b"\n", 1)
@@ -124,15 +124,15 @@ class Connection:
         return text
 
     def expect(self, start):
-        """The next line, which has to begin with this."""
+        """Returns the next line, which must begin with this."""
         line = self.line()
         if not line.startswith(start):
             raise Wrong(f"expected {start!r}, got {line!r}")
         return line
 
     def octets(self, size=65536):
-        """Some octets; Gone at the end. (After line(), look into buffer
-        first.)"""
+        """Returns some octets; raises Gone at the end. After line(), look
+        into buffer first."""
         try:
             data = self.sock.recv(size)
         except ssl.SSLEOFError:
@@ -190,7 +190,7 @@ class Connection:
         self.sock.close()
 
     def drain(self):
-        """Records all that still comes, until the peer is gone."""
+        """Records everything that still comes, until the peer has closed."""
         try:
             while True:
                 self.octets()
@@ -204,7 +204,7 @@ class Connection:
     # For tests
 
     def wait_finished(self):
-        """Until the peer has left and the script is over."""
+        """Waits until the peer has closed and the script is over."""
         if not self.finished.wait(DEADLINE):
             raise AssertionError("the backend's connection did not end\n"
                                  + "\n".join(self.story))
@@ -339,7 +339,7 @@ class Backend:
     # For tests
 
     def destination(self, **keys):
-        """A destination's section that leads here."""
+        """Returns a destination's section that leads here."""
         pop3 = {"port": self.port, "tls": self.tls}
         if "auth" in keys:
             pop3["auth"] = keys.pop("auth")
@@ -355,19 +355,20 @@ class Backend:
         return {k: v for k, v in section.items() if v is not None}
 
     def connection(self, number=-1):
-        """The connection of that number, waited for; -1 the latest."""
+        """Waits for the connection of that number and returns it; -1 is
+        the latest."""
         want = number + 1 if number >= 0 else 1
         wait_until(lambda: len(self.connections) >= want,
                    f"connection {number} to the backend")
         return self.connections[number]
 
     def forget(self):
-        """Starts counting connections anew."""
+        """Starts counting connections again."""
         with self._lock:
             self.connections = []
 
     def commands(self):
-        """All command lines of all connections, in order."""
+        """Returns all command lines of all connections, in order."""
         return [line for c in list(self.connections) for line in c.commands]
 
     def story(self):
@@ -491,7 +492,7 @@ class Pop3:
         return self._answer(c, mech.upper(), frame)
 
     def _answer(self, c, mech, frame):
-        """True: logged in, and the session is over."""
+        """Returns True if logged in; the session is then over."""
         reply = self.check(c, mech, frame)
         if not reply.startswith("+OK"):
             if self.challenge and mech in ("XOAUTH2", "OAUTHBEARER"):
@@ -505,7 +506,8 @@ class Pop3:
         return True
 
     def transaction(self, c):
-        """RFC 1939's transaction state, as far as tests need it."""
+        """Serves RFC 1939's transaction state, as far as the tests need
+        it."""
         deleted = set()
         while True:
             line = c.line()
@@ -536,13 +538,14 @@ class Pop3:
 
 
 def stuff(message):
-    """Doubles the dots that begin lines."""
+    """Doubles the dots at the begin of lines."""
     return b"\r\n".join(b"." + line if line.startswith(b".") else line
                         for line in message.split(b"\r\n"))
 
 
 def says(*lines):
-    """A script that sends these lines, then listens until the peer leaves."""
+    """Returns a script that sends these lines, then reads until the peer
+    closes."""
     def script(c):
         for line in lines:
             c.send(line)
@@ -551,12 +554,12 @@ def says(*lines):
 
 
 def silent(c):
-    """A script that says nothing."""
+    """A script that sends nothing."""
     c.drain()
 
 
 def refused_port(certs):
-    """A backend's section whose port nobody listens on."""
+    """Returns a backend's section whose port nobody listens on."""
     b = Backend(certs)
     section = b.destination()
     b.close()

@@ -1,4 +1,4 @@
-"""A proxy in front of mailferry: ports by names of the test's own."""
+"""A proxy in front of mailferry, with ports that a test names."""
 
 import os
 
@@ -27,6 +27,6 @@ class Front(Server):
 
 
 def xclient_words(connection):
-    """What the one XCLIENT command of this connection says."""
+    """Returns what the one XCLIENT command of this connection says."""
     line, = [x for x in connection.commands if x.startswith("XCLIENT ")]
     return dict(word.split("=", 1) for word in line.split()[1:])

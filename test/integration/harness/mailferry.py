@@ -21,8 +21,8 @@ def binary():
 
 
 def sanitized():
-    """Whether the daemon was built with a sanitizer: those keep what is freed
-    and need more memory."""
+    """Returns whether the daemon was built with a sanitizer. Sanitizers
+    keep freed memory and need more memory."""
     with open(binary(), "rb") as f:
         data = f.read()
     return any(word in data for word in
@@ -30,7 +30,7 @@ def sanitized():
 
 
 def merge(base, over):
-    """base with over's keys put in; None removes a key."""
+    """Returns base with the keys of over. None removes a key."""
     out = dict(base)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(out.get(key), dict):
@@ -123,7 +123,7 @@ class Mailferry:
             f.write(text)
 
     def change(self, over):
-        """Merges into the configuration and writes it (no reload)."""
+        """Merges into the configuration and writes it, without a reload."""
         self.tree = merge(self.tree, over)
         self.write()
 
@@ -181,7 +181,7 @@ class Mailferry:
             self.process.kill()
 
     def stop(self, timeout=DEADLINE):
-        """Ends it in good order and complains if that was not so."""
+        """Ends it in an orderly way, and complains if that fails."""
         if not self.process:
             return
         process, self.process = self.process, None
@@ -215,7 +215,7 @@ class Mailferry:
                 return
 
     def writing(self):
-        """Whether the thread of the log has something to do."""
+        """Returns whether the log's thread has something to write."""
         try:
             for tid in threads(self.pid, "log").values():
                 with open(f"/proc/{self.pid}/task/{tid}/stat",
@@ -232,7 +232,7 @@ class Mailferry:
         return self.written(start)
 
     def written(self, start=0):
-        """What of output() is there already."""
+        """Returns the part of output() that exists already."""
         try:
             with open(self.log_path, "rb") as f:
                 f.seek(start)
@@ -241,7 +241,7 @@ class Mailferry:
             return ""
 
     def mark(self):
-        """Where the log ends now, for records()."""
+        """Returns the current end of the log, for records()."""
         self.settle()
         try:
             return os.path.getsize(self.log_path)
@@ -249,7 +249,7 @@ class Mailferry:
             return 0
 
     def records(self, start=0):
-        """The log lines that are JSON, as dicts."""
+        """Returns the JSON lines of the log, as dicts."""
         return self._parsed(self.output(start))
 
     @staticmethod
@@ -264,8 +264,8 @@ class Mailferry:
         return found
 
     def wait_record(self, fits, what, start=0):
-        """Waits for a log line that fits and returns it. fits: a function of
-        the dict."""
+        """Waits for a log line that fits and returns it. fits: a function
+        of the dict."""
         def look():
             for record in self._parsed(self.written(start)):
                 if fits(record):

@@ -1,4 +1,5 @@
-"""A service manager's ear (sd_notify(3)), and a way to hang one thread."""
+"""The receiving side of a service manager (sd_notify(3)), and a way to
+stop one thread."""
 
 import contextlib
 import ctypes
@@ -21,8 +22,9 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Manager:
-    """Hears what a daemon with env says. A message is a dict. abstract: on
-    a socket without a file, for a daemon in a root of its own."""
+    """Receives the messages of a daemon that is started with env. A
+    message is a dict. abstract: on a socket without a file, for a
+    daemon with a root of its own."""
 
     def __init__(self, watchdog=None, abstract=False):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -52,7 +54,7 @@ class Manager:
                 pass
 
     def next(self, timeout=DEADLINE):
-        """The next message, or None when there was none for so long."""
+        """Returns the next message, or None if none comes in that time."""
         self.socket.settimeout(max(timeout, .001))
         try:
             data = self.socket.recv(65536).decode()
@@ -63,7 +65,7 @@ class Manager:
         return message
 
     def until(self, key, timeout=DEADLINE):
-        """The next message with this key."""
+        """Returns the next message that has this key."""
         end = time.monotonic() + timeout
         while True:
             left = end - time.monotonic()
@@ -75,7 +77,7 @@ class Manager:
                 return message
 
     def listen(self, seconds):
-        """All that comes in so many seconds."""
+        """Returns everything that comes in that many seconds."""
         end = time.monotonic() + seconds
         found = []
         while True:
@@ -94,8 +96,8 @@ def _ptrace(request, tid):
 
 @contextlib.contextmanager
 def hung(tid):
-    """This one thread stands still, its siblings go on. Signals cannot do
-    that, a tracer can."""
+    """Stops this one thread while its siblings go on. Signals cannot do
+    that, but a tracer can."""
     _ptrace(PTRACE_ATTACH, tid)
     try:
         os.waitpid(tid, WALL)

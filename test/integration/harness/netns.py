@@ -71,17 +71,17 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def ip(self, words):
-        """ip(8) in this network."""
+        """Runs ip(8) in this network."""
         with self:
             check_run(["ip", *words.split()])
 
     def sysctl(self, name, value):
-        """Of this network alone."""
+        """Sets it in this network only."""
         with self, open("/proc/sys/" + name, "w", encoding="ascii") as f:
             f.write(value)
 
     def tcp(self, counter):
-        """A counter of this network's TCP, such as ActiveOpens."""
+        """Returns a counter of this network's TCP, such as ActiveOpens."""
         with self:
             with open("/proc/thread-self/net/snmp", encoding="ascii") as f:
                 names, values = [line.split() for line in f
@@ -128,7 +128,8 @@ class Network:
             raise
 
     def wait_up(self):
-        """IPv6 comes up a moment after its cable; port 9 is nobody's."""
+        """IPv6 comes up a moment after its cable. Nobody listens on port
+        9."""
         for address in ("10.77.0.10", "fd77::10"):
             try:
                 with self.near:
@@ -157,7 +158,7 @@ class Network:
 
 
 def why_not():
-    """What keeps this process from having such a network; None: nothing."""
+    """Returns what prevents such a network for this process, or None."""
     try:
         net = Network()
         try:

@@ -14,7 +14,8 @@ _claims = []
 
 
 def free_port():
-    """A TCP port that nobody listens on, reserved for this process."""
+    """Returns a TCP port that nobody listens on, reserved for this
+    process."""
     start = random.randrange(FIRST, LAST)
     for offset in range(LAST - FIRST):
         port = FIRST + (start - FIRST + offset) % (LAST - FIRST)
@@ -31,7 +32,7 @@ def free_port():
 
 
 def _unused(port):
-    """Raises OSError when the port is taken on any local address."""
+    """Raises OSError if the port is used on any local address."""
     families = [(socket.AF_INET, "0.0.0.0")]
     if has_ipv6():
         families.append((socket.AF_INET6, "::"))
@@ -43,7 +44,7 @@ def _unused(port):
 
 
 def has_ipv6():
-    """Whether ::1 can be used on this machine."""
+    """Returns whether ::1 can be used on this machine."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))
@@ -53,8 +54,8 @@ def has_ipv6():
 
 
 def is_listening(port, pid="self"):
-    """Whether a TCP socket listens on the port, seen without connecting; in
-    the network of process pid."""
+    """Returns whether a TCP socket listens on the port, in the network of
+    process pid. It does not connect."""
     for table in (f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6"):
         try:
             with open(table, encoding="ascii") as lines:

@@ -22,7 +22,7 @@ def binaries():
 
 
 def as_user(argv):
-    """It refuses to run as root."""
+    """The server refuses to run as root."""
     if os.geteuid() != 0:
         return argv
     return ["setpriv", "--reuid=postgres", "--regid=postgres",
@@ -115,7 +115,7 @@ class Postgres(Server):
                 pass
 
     def halt(self):
-        """Gone at once; its clients' connections too."""
+        """Kills it at once, with its clients' connections."""
         self.process.signal(signal.SIGQUIT)
         self.process.wait()
 

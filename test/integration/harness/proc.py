@@ -18,7 +18,7 @@ _directories = []
 
 
 def wait_until(condition, what, timeout=DEADLINE, pause=.005):
-    """Polls until condition() is true and returns its value."""
+    """Polls until condition() is true, and returns its value."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -30,8 +30,8 @@ def wait_until(condition, what, timeout=DEADLINE, pause=.005):
 
 
 def temp_dir(prefix="mailferry-test-"):
-    """A directory that is removed when this process ends. Other users may
-    pass through it: backends drop their privileges."""
+    """Returns a directory that is removed when this process ends. Other
+    users may pass through it, because backends drop their privileges."""
     path = tempfile.mkdtemp(prefix=prefix)
     os.chmod(path, 0o755)
     _directories.append(path)
@@ -81,7 +81,7 @@ class Process:
         return status
 
     def kill(self):
-        """Kills the whole group; fine when it has gone already."""
+        """Kills the whole group. It may have ended already."""
         try:
             os.killpg(self.child.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -90,7 +90,7 @@ class Process:
         _running.discard(self)
 
     def stop(self, timeout=DEADLINE):
-        """SIGTERM, and SIGKILL for one that does not listen. Returns the
+        """Sends SIGTERM, and SIGKILL if that has no effect. Returns the
         exit status."""
         if self.status is None:
             self.signal(signal.SIGTERM)
@@ -118,7 +118,7 @@ def run(argv, timeout=60, stdin=b"", env=None, cwd=None, user=None):
 
 
 def check_run(argv, **how):
-    """run(), and the command has to succeed."""
+    """Calls run(), and fails unless the command succeeds."""
     done = run(argv, **how)
     if done.returncode != 0:
         raise AssertionError(
@@ -129,7 +129,7 @@ def check_run(argv, **how):
 
 
 def rss(pid):
-    """A process's resident memory in octets."""
+    """Returns a process's resident memory in octets."""
     with open(f"/proc/{pid}/status", encoding="ascii") as f:
         for line in f:
             if line.startswith("VmRSS:"):
@@ -138,7 +138,7 @@ def rss(pid):
 
 
 def cpu_seconds(pid):
-    """The processor time that a process has used."""
+    """Returns the CPU time that a process has used."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as f:
         fields = f.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -156,7 +156,7 @@ def threads(pid, prefix):
 
 
 def descriptors(pid):
-    """How many files a process has open."""
+    """Returns how many files a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 

@@ -1,4 +1,4 @@
-"""What the servers that tests start have in common."""
+"""The common part of the servers that tests start."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from .proc import Process, wait_until
 
 
 class Server:
-    """Has a log_path; a subclass says with answers() when it is up."""
+    """Has a log_path. A subclass tells by answers() whether it is up."""
 
     process = None
 
@@ -33,7 +33,7 @@ class Server:
         self.process.signal(signal.SIGCONT)
 
     def halt(self):
-        """Gone at once."""
+        """Kills it at once."""
         self.process.kill()
 
     def stop(self):

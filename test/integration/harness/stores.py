@@ -1,4 +1,5 @@
-"""Routes from a real store: two backends, and which of them a login reaches."""
+"""Routes from a real store: two backends, and which of them a login
+reaches."""
 
 import socket
 import threading
@@ -81,7 +82,7 @@ class StoreCase(Case):
             cls.backends[name] = b
 
     def daemon(self, source, section, start=True, **mapping):
-        """A mailferry whose routes are in a store."""
+        """Returns a mailferry whose routes are in a store."""
         over = {"mapping": dict(
             {"source": source, "file": None, source: section,
              "lookup_timeout": self.TIMEOUT, "positive_ttl": "1h",
@@ -104,7 +105,7 @@ class StoreCase(Case):
         self.assertEqual(self.reply(daemon, user), f"+OK {destination}")
 
     def assertNoRoute(self, daemon, user, within=3.0):
-        """[SYS/TEMP], and not later than that."""
+        """Checks for [SYS/TEMP] within that time."""
         start = time.monotonic()
         self.assertTempFail(self.reply(daemon, user))
         self.assertLess(time.monotonic() - start, within)
@@ -113,8 +114,8 @@ class StoreCase(Case):
         return [r for r in daemon.records() if r.get("message") == message]
 
     def talking(self, talk):
-        """A server that is none, and its port. talk(socket): once for each
-        connection."""
+        """Returns a server that is not a store, and its port. talk(socket)
+        is called once for each connection."""
         listener = socket.create_server(("127.0.0.1", free_port()))
         self.addCleanup(listener.close)
 
@@ -136,8 +137,8 @@ class StoreCase(Case):
         return listener.getsockname()[1]
 
     def at_once(self, daemon, users):
-        """Logins that come all at once: their threads, and the list that
-        their replies come to."""
+        """Starts logins at the same time. Returns their threads, and the
+        list for their replies."""
         replies = []
         threads = [threading.Thread(
             target=lambda user=user: replies.append(self.reply(daemon, user)))
@@ -147,7 +148,7 @@ class StoreCase(Case):
         return threads, replies
 
     def together(self, daemon, users):
-        """The replies to logins that come all at once."""
+        """Returns the replies to logins that are made at the same time."""
         threads, replies = self.at_once(daemon, users)
         for t in threads:
             t.join()

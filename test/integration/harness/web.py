@@ -1,4 +1,4 @@
-"""A web service that knows routes."""
+"""A web service for routes."""
 
 import http.server
 import json
