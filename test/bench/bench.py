@@ -408,7 +408,8 @@ def report(site, targets, versions, skipped, bystanders):
         for text in dict.fromkeys(target.trouble):
             print(f"- **{target}: {text}**")
     if "login" in args.cases:
-        print(f"\n## Logins, {args.at_once} at a time (alone: one at a time)\n")
+        print(f"\n## Logins, {args.at_once} at a time "
+              "(alone: one at a time)\n")
         print(table(targets, [
             ("logins/s", "per_second", ".0f", True),
             ("CPU µs/login", "cpu_us", ".0f", True),
