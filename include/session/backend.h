@@ -28,7 +28,7 @@ struct gate_place;
 struct resolver;
 struct tls_client;
 
-/* How the login ended. All texts are valid during the call. */
+/* The result of the login. All texts are valid during the call. */
 struct backend_result {
 	bool accepted;
 	enum failure why; /* when it was not accepted */
@@ -69,16 +69,16 @@ struct backend_spec {
 	void *arg;
 };
 
-/* For the log; known as far as the leg came. */
+/* For the log; complete as far as the leg has come. */
 struct backend_facts {
 	struct addr addr; /* len 0: never connected */
 	const char *tls, *cipher; /* NULL: not encrypted; static, OpenSSL's */
 };
 
-/* Starts the login. Calls back from the loop only, never from in here. NULL: no
- * memory. */
+/* Starts the login. Calls back only from the loop, never from this call.
+ * Returns NULL if memory is short. */
 struct backend *backend_start(const struct backend_spec *spec);
-/* At any time; done will not be called. NULL inside is fine. */
+/* Frees the leg at any time; done will not be called. *b may be NULL. */
 void backend_free(struct backend **b);
 void backend_timeout(struct backend *b);
 
@@ -86,9 +86,9 @@ const struct backend_facts *backend_facts(const struct backend *b);
 /* The state's name, for the log. Static. */
 const char *backend_state_name(const struct backend *b);
 
-/* After done() with accepted: hands the bufferevent over, reading off and
- * without callbacks. What the backend sent behind its reply is in its input
- * buffer. */
+/* Hands the bufferevent over, with reading off and without callbacks. Call
+ * after done() with accepted. Its input buffer has the bytes that follow the
+ * backend's reply. */
 struct bufferevent *backend_release(struct backend *b, SSL **ssl_out);
 
 #endif

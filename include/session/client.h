@@ -1,8 +1,8 @@
 /* client.h: the client leg: PROXY header, TLS, greeting and the dialogue before
  * the login, all answered here.
  *
- * Takes a spec and answers by events; it knows no session. Who the client is
- * stands in the owner's struct origin, which the leg fills in. */
+ * Takes a spec and answers by events; it knows no session. It fills in the
+ * owner's struct origin, which describes the client. */
 
 #ifndef SESSION_CLIENT_H
 #define SESSION_CLIENT_H
@@ -31,8 +31,8 @@ struct tls_server;
 
 /* A login that the client asks for. */
 struct client_login {
-	struct credentials *cred; /* to be moved out; else cleared afterwards */
-	bool utf8; /* it has sent UTF8 */
+	struct credentials *cred; /* move them out, or they are cleared */
+	bool utf8; /* the client has sent UTF8 */
 };
 
 /* The answer to a login that did not succeed. */
@@ -41,8 +41,8 @@ struct client_answer {
 	size_t len;
 	const char *challenge; /* shown first, and answered; NULL: none */
 	size_t challenge_len;
-	uint64_t delay; /* ms from now, before anything is said */
-	const char *end; /* why the connection ends then; NULL: it goes on */
+	uint64_t delay; /* ms from now, before anything is sent */
+	const char *end; /* why the connection ends; NULL: it goes on */
 };
 
 /* All called while the leg is at work: client_free() only from the loop. */
@@ -50,7 +50,7 @@ struct client_events {
 	/* The client's address is known, and again when XCLIENT has changed
 	 * it. NULL, or why it is not served: a static text. */
 	const char *(*arrived)(void *arg);
-	/* What XCLIENT said is void: it was in clear, and TLS begins. */
+	/* XCLIENT is void: it came in clear, and TLS begins now. */
 	void (*departed)(void *arg);
 	/* Credentials are complete; client_answer() or client_release() ends
 	 * the login. */
@@ -85,27 +85,27 @@ struct client_spec {
 	void *arg;
 };
 
-/* Starts on fd, which is taken in any case. May call arrived() and closed()
- * before it returns. NULL: no memory. */
+/* Starts on fd and takes ownership of it in any case. May call arrived() and
+ * closed() before it returns. Returns NULL if memory is short. */
 struct client *client_start(const struct client_spec *spec, int fd);
-/* Closes the connection, unless it was released; no event comes. NULL inside
- * is fine. */
+/* Closes the connection unless it was released; no event follows. *c may be
+ * NULL. */
 void client_free(struct client **c);
 
-/* Back to the dialogue, or the end. */
+/* Goes back to the dialogue, or ends the connection. */
 void client_answer(struct client *c, const struct client_answer *answer);
 /* Fills line, of POP3_LINE_MAX octets, with "-ERR", a response code and text;
  * returns its length. */
 size_t client_failure_line(char *line, bool temporary, const char *text);
 /* The deadline is over. */
 void client_timeout(struct client *c);
-/* The process ends: says so unless a login is under way, whose answer ends the
- * connection then. */
+/* The process ends: tells the client, unless a login is in flight; its answer
+ * then ends the connection. */
 void client_shutdown(struct client *c, const char *text);
 
-/* Writes the login's reply and hands the bufferevent over, reading off and
- * without callbacks. What the client sent behind its login is in its input
- * buffer. */
+/* Writes the login's reply and hands the bufferevent over, with reading off and
+ * without callbacks. Its input buffer has the bytes that follow the client's
+ * login. */
 struct bufferevent *client_release(struct client *c, const char *line,
     size_t len, SSL **ssl_out);
 

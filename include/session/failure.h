@@ -14,9 +14,9 @@ enum failure {
 	FAIL_IDENTIFIER, /* the name cannot be routed or forwarded */
 	FAIL_UNREPLAYABLE, /* the backend's USER/PASS cannot carry it */
 	FAIL_REJECTED, /* the backend refused the credentials */
-	FAIL_BUSY, /* it says not now: [IN-USE], [LOGIN-DELAY], [SYS/..] */
-	FAIL_STORE, /* the mapping store could not say */
-	FAIL_LOOP, /* we would be talking to ourselves */
+	FAIL_BUSY, /* it is busy: [IN-USE], [LOGIN-DELAY], [SYS/..] */
+	FAIL_STORE, /* the mapping store failed */
+	FAIL_LOOP, /* routing loop */
 	FAIL_DOWN, /* the destination is known to be down */
 	FAIL_THROTTLED, /* too many refused logins from this address */
 	FAIL_FULL, /* the destination has all the connections it may have */
@@ -24,7 +24,7 @@ enum failure {
 	FAIL_SHUTDOWN, /* the process ends while it waits for its turn */
 	FAIL_LOCAL, /* our own shortage: descriptors, memory, addresses */
 	FAIL_RESOLVE, /* the backend's name does not resolve */
-	FAIL_CONNECT, /* it does not take connections */
+	FAIL_CONNECT, /* it does not accept connections */
 	FAIL_TLS, /* the leg could not be secured */
 	FAIL_CLOSED, /* it closed before it had the credentials */
 	FAIL_PROTOCOL, /* it does not speak as it must */
@@ -32,8 +32,8 @@ enum failure {
 	FAIL_FORWARDING, /* it refused to hear who the client is */
 	FAIL_TIMEOUT, /* backend_timeout is over, with a connection */
 	FAIL_NO_CONNECT, /* ... without one */
-	FAIL_DROPPED, /* it had the credentials and closed instead */
-	FAIL_UNANSWERED, /* it had the credentials and never answered */
+	FAIL_DROPPED, /* it got the credentials and closed without a reply */
+	FAIL_UNANSWERED, /* it got the credentials and did not reply */
 	FAILURES
 };
 

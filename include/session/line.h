@@ -1,5 +1,5 @@
-/* line.h: lines out of an evbuffer, for both legs. Any line may hold a
- * password: what is taken out is wiped where it was. */
+/* line.h: takes lines from an evbuffer, for both legs. Any line may contain a
+ * password, so it is wiped in the buffer. */
 
 #ifndef SESSION_LINE_H
 #define SESSION_LINE_H

@@ -1,8 +1,9 @@
-/* linger.h: sockets on which all has been said.
+/* linger.h: closes sockets slowly after the last reply.
  *
- * Closing over unread input makes the kernel send RST, which destroys a last
- * reply that the client has not read yet. Here a socket is half-closed and its
- * input thrown away until the other side closes too: 2 s or 1 MiB at most. */
+ * A close with unread input makes the kernel send RST, which destroys a last
+ * reply that the client has not read yet. So the socket is half-closed, and its
+ * input is discarded until the other side closes too, for 2 s or 1 MiB at
+ * most. */
 
 #ifndef SESSION_LINGER_H
 #define SESSION_LINGER_H
@@ -12,7 +13,7 @@ struct event_base;
 struct linger_set;
 
 struct linger_set *linger_set_new(struct event_base *base);
-/* Closes those that are left. */
+/* Closes the remaining sockets. */
 void linger_set_free(struct linger_set **set);
 
 /* Takes fd over, whatever happens, and holds what it counts in until it is

@@ -1,6 +1,6 @@
-/* origin.h: the client that a session speaks for, as backends are told of it:
- * what the socket and TLS say, until a trusted peer says otherwise by a PROXY
- * header or XCLIENT. Plain data: a copy of it can be put back. */
+/* origin.h: the client that a session speaks for, as backends are told. It
+ * comes from the socket and TLS until a trusted peer changes it by a PROXY
+ * header or XCLIENT. It is plain data, so that a copy can restore it. */
 
 #ifndef SESSION_ORIGIN_H
 #define SESSION_ORIGIN_H
@@ -22,7 +22,8 @@ struct origin {
 	const char *tls_version, *tls_cipher;
 };
 
-/* Returns true if the client's own leg is encrypted, wherever that ends. */
+/* Returns true if the client's own leg is encrypted, also if it ends at a
+ * proxy. */
 static inline bool
 origin_encrypted(const struct origin *o)
 {

@@ -1,5 +1,5 @@
-/* proxy_reader.h: reads one PROXY header off a fresh connection, exactly its
- * octets: what follows may be TLS. */
+/* proxy_reader.h: reads one PROXY header from a new connection, and not one
+ * octet more, because TLS may follow. */
 
 #ifndef SESSION_PROXY_READER_H
 #define SESSION_PROXY_READER_H
@@ -15,7 +15,7 @@ struct proxy_reader;
 enum proxy_read {
 	PROXY_READ_OK, /* *header is valid during the call */
 	PROXY_READ_NONE, /* something else, or nothing in time */
-	PROXY_READ_BAD, /* it begins like a header and is none */
+	PROXY_READ_BAD, /* it begins like a header but is not valid */
 	PROXY_READ_CLOSED /* the peer has closed or reset the connection */
 };
 
@@ -28,10 +28,10 @@ struct proxy_reader_spec {
 	void *arg;
 };
 
-/* done is called once, from the loop; the reader is gone then. NULL: no
- * memory. */
+/* Calls done once, from the loop; the reader is then freed. Returns NULL if
+ * memory is short. */
 struct proxy_reader *proxy_reader_start(const struct proxy_reader_spec *spec);
-/* done will not be called. NULL is fine. */
+/* Cancels: done will not be called. NULL is allowed. */
 void proxy_reader_cancel(struct proxy_reader **r);
 
 #endif

@@ -1,4 +1,4 @@
-/* relay.h: bytes both ways between two bufferevents, after the login.
+/* relay.h: moves bytes both ways between two bufferevents, after the login.
  *
  * Speaks no protocol and invents no byte; it only counts the client's commands
  * as they pass. What one side sends reaches the
@@ -19,9 +19,9 @@ struct pop3_count;
 struct relay;
 
 enum relay_end {
-	RELAY_CLIENT_CLOSED, /* it closed first, orderly */
+	RELAY_CLIENT_CLOSED, /* it closed first, without an error */
 	RELAY_BACKEND_CLOSED,
-	RELAY_CLIENT_ERROR, /* reset, or an error of TLS */
+	RELAY_CLIENT_ERROR, /* a reset, or an error of TLS */
 	RELAY_BACKEND_ERROR,
 	RELAY_FLOODED, /* too many TLS records without data from one of them */
 	RELAY_IDLE,
@@ -46,14 +46,14 @@ struct relay_spec {
 	void *arg;
 };
 
-/* Takes both bufferevents. What their input buffers hold (commands that the
- * client pipelined behind its login) goes to the other side first. done is
- * called once, from the loop, when nothing is left to do; relay_free() is the
- * owner's answer, in done or later. NULL: no memory, the bufferevents stay the
- * caller's. */
+/* Takes ownership of both bufferevents. The content of their input buffers
+ * (commands that the client pipelined after its login) goes to the other side
+ * first. Calls done once, from the loop, when the relay is over; the owner
+ * calls relay_free() in done or later. Returns NULL if memory is short; the
+ * caller then still owns the bufferevents. */
 struct relay *relay_start(const struct relay_spec *spec);
 
-/* At any time; closes both sockets. */
+/* Frees the relay at any time, and closes both sockets. */
 void relay_free(struct relay **relay);
 
 /* Octets of the one side that have left for the other so far: not what is held,

@@ -1,5 +1,5 @@
-/* session.h: what a worker knows of its sessions: it hands accepted sockets
- * in, and asks them to end. */
+/* session.h: a worker's interface to its sessions: it passes accepted sockets
+ * in, and asks sessions to end. */
 
 #ifndef SESSION_SESSION_H
 #define SESSION_SESSION_H
@@ -20,20 +20,20 @@ struct resolver;
 struct runtime_slice;
 struct session;
 
-/* What one worker's connections came to since its start. */
+/* The counters of one worker since its start. */
 enum session_count {
-	COUNT_CONNECTIONS, /* accepted, those that are refused included */
+	COUNT_CONNECTIONS, /* accepted, including refused ones */
 	COUNT_FULL, /* refused: max_connections */
 	COUNT_PER_IP, /* refused: max_connections_per_ip */
 	COUNT_LOGINS, /* that a backend has accepted */
 	COUNT_FAILED, /* logins that were refused */
-	COUNT_THROTTLED, /* those of them that no backend was asked about */
-	COUNT_DEFERRED, /* logins that nobody could decide about */
+	COUNT_THROTTLED, /* of these, refused without asking a backend */
+	COUNT_DEFERRED, /* logins with a temporary error */
 	SESSION_COUNTS
 };
 
-/* One worker's ground for all its sessions. The worker fills in the first
- * part, session_env_init() the rest. */
+/* What all sessions of one worker share. The worker fills in the first part,
+ * session_env_init() the rest. */
 struct session_env {
 	struct event_base *base;
 	struct mailbox *mailbox;
@@ -62,18 +62,19 @@ struct session_arrival {
 	const struct sockaddr *peer;
 	socklen_t peer_len;
 	const char *refusal; /* greet with this "-ERR [SYS/TEMP]" and close */
-	/* Called when the session has ended: the listener counts. */
+	/* Called when the session has ended, for the listener's count. */
 	void (*gone)(void *arg);
 	void *gone_arg;
 };
 
 void session_accept(struct session_env *env, const struct session_arrival *a);
 
-/* One more. Called by the worker, for what never becomes a session. */
+/* Adds one to a counter. The worker calls it for connections that never become
+ * a session. */
 void session_env_count(struct session_env *env, enum session_count what);
 
-/* Ends the sessions that are only in the dialogue, with a word of why; logins
- * and relays go on until session_close_all(). */
+/* Ends the sessions that are still in the dialogue, with a reply that says why.
+ * Logins and relays go on until session_close_all(). */
 void session_drain(struct session_env *env);
 void session_close_all(struct session_env *env);
 

@@ -13,15 +13,15 @@ struct transport {
 	/* As connector_start() and connector_cancel(). */
 	struct connector *(*connect)(const struct connector_spec *spec);
 	void (*cancel)(struct connector **c);
-	/* A bufferevent on fd, which it owns from now on. NULL: no memory, fd
-	 * stays the caller's. */
+	/* Returns a bufferevent that owns fd, or NULL if memory is short; the
+	 * caller then still owns fd. */
 	struct bufferevent *(*plain)(struct event_base *base, int fd);
-	/* The same with TLS. Takes ssl in any case. */
+	/* Does the same with TLS. Takes ownership of ssl in any case. */
 	struct bufferevent *(*tls)(struct event_base *base, int fd, SSL *ssl,
 	    enum bufferevent_ssl_state state);
-	/* From plain to TLS on the same connection. Whatever the plain one has
-	 * read dies with it. Takes both in any case. NULL: no memory, and the
-	 * connection is closed. */
+	/* Switches a connection from plain to TLS, and frees what the plain
+	 * bufferevent has read. Takes ownership of both in any case. Returns
+	 * NULL if memory is short; the connection is then closed. */
 	struct bufferevent *(*upgrade)(struct bufferevent *plain, SSL *ssl,
 	    enum bufferevent_ssl_state state);
 };

@@ -84,7 +84,7 @@ linger_add(struct linger_set *set, int fd, struct admission *admission)
 		linger_free(l);
 }
 
-/* The time is absolute: a client that trickles does not get more of it. */
+/* The time is absolute: trickling octets do not extend it. */
 static bool
 linger_wait(struct linger_item *l)
 {

@@ -1,7 +1,7 @@
 /* proxy_reader.c: waits for one PROXY header.
  *
- * The socket is only peeked at until the header is whole. SO_RCVLOWAT keeps
- * the event from firing again for octets that have been seen already. */
+ * Only peeks at the socket until the header is complete. SO_RCVLOWAT keeps the
+ * event from firing again for the same octets. */
 
 #include "session/proxy_reader.h"
 
@@ -149,7 +149,8 @@ proxy_reader_end(struct proxy_reader *r, enum proxy_read status,
 	done(arg, status, header);
 }
 
-/* False: the peer's FIN or RST has arrived, and all that came before it. */
+/* Returns false if the peer's FIN or RST has arrived, and everything before
+ * it. */
 static bool
 proxy_reader_may_send(int fd)
 {

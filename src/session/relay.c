@@ -10,8 +10,9 @@
  * and what ends it is passed on as a half-close. A QUIT commits deletions, so
  * a close waits until the other side has taken all that we hold; a side that
  * cannot be written to is still heard to its end, for a QUIT may wait in its
- * socket; and after a client is gone the backend's answer is still read, and
- * thrown away: a close over it would reset the connection before the commit.
+ * socket. After a client has closed, the backend's answer is still read and
+ * discarded: closing without reading it would reset the connection before the
+ * commit.
  * A dead backend in mid-message means closing the client: a forged "." would
  * make half a mail look whole. */
 
@@ -39,7 +40,7 @@
 
 /* Read at once; with the head of libevent's chain no more than 64 KiB. */
 #define RELAY_CHUNK (64 * 1024 - 128)
-#define RELAY_MAX (96 * 1024) /* ever held for a slow reader */
+#define RELAY_MAX (96 * 1024) /* held for a slow reader, at most */
 #define RELAY_HIGH (64 * 1024) /* held: stop reading */
 #define RELAY_LOW (16 * 1024) /* go on reading */
 #define RELAY_TURN (256 * 1024) /* then the other sessions' turn */
@@ -54,7 +55,7 @@
 
 enum relay_flow {
 	FLOW_OPEN, /* the source may send */
-	FLOW_FLUSH, /* no more is read; what we hold is still going out */
+	FLOW_FLUSH, /* no more is read; held octets are still written */
 	FLOW_DONE /* and the close has been passed on */
 };
 
@@ -177,8 +178,8 @@ relay_side_init(struct relay_side *side, struct relay *r,
 	side->bev = bev;
 	side->ssl = ssl;
 	bufferevent_disable(bev, EV_READ);
-	/* Credentials are through; wiping every octet of mail costs a tenth of
-	 * the relay's CPU between two TLS legs. */
+	/* The credentials have passed; wiping every octet of mail would cost a
+	 * tenth of the relay's CPU between two TLS legs. */
 	if (ssl != NULL) {
 		SSL_clear_options(ssl, SSL_OP_CLEANSE_PLAINTEXT);
 		tls_leg_secured(bev, ssl);
@@ -225,8 +226,8 @@ relay_free(struct relay **rp)
 	free(r);
 }
 
-/* A side that may not have read our last bytes yet, and may still send, gets
- * a slow close. */
+/* Closes slowly if the side may not have read the last bytes yet and may still
+ * send. */
 static void
 relay_side_close(struct relay_side *side)
 {
@@ -234,8 +235,8 @@ relay_side_close(struct relay_side *side)
 	bool slow = !side->gone && !side->ended && r->lingers != NULL;
 	int fd = slow ? dup(bufferevent_getfd(side->bev)) : -1;
 
-	/* OpenSSL spoils the ticket of a connection that ends without either:
-	 * the next login's resumption. */
+	/* Otherwise OpenSSL spoils the connection's ticket, which the next
+	 * login could resume. */
 	if (side->ssl != NULL && side->gone)
 		SSL_set_shutdown(side->ssl, SSL_SENT_SHUTDOWN);
 	else if (side->ssl != NULL)
@@ -271,15 +272,15 @@ relay_counts(const struct relay *r)
 	return &r->count;
 }
 
-/* What waits to be written to side. */
+/* Returns the octets that wait to be written to side. */
 static size_t
 relay_held(const struct relay_side *side)
 {
 	return evbuffer_get_length(bufferevent_get_output(side->bev));
 }
 
-/* What the dialogue had read already. TLS may hold more than that of a record,
- * and no socket becomes readable for it. */
+/* Relays what the dialogue has already read. TLS may hold more of a record, for
+ * which the socket does not become readable. */
 static void
 relay_take(struct relay_side *side)
 {
@@ -401,8 +402,8 @@ relay_move(struct relay_side *side)
 	return n;
 }
 
-/* It lands where it will leave from: in what is left of a chain, so that small
- * reads do not take one each, or else in a new one. */
+/* Reads straight into the output buffer: into the free space of a chain, so
+ * that small reads need no chain each, or into a new one. */
 static ssize_t
 relay_move_held(struct relay_side *side)
 {
@@ -514,7 +515,7 @@ relay_send_ssl(struct relay_side *to, const char *buf, size_t len)
 	return (ssize_t)done;
 }
 
-/* side has taken what we held for it, or nearly. */
+/* side has taken all or nearly all octets that were held for it. */
 static void
 relay_write_cb(struct bufferevent *bev UNUSED, void *arg)
 {
@@ -531,7 +532,7 @@ relay_write_cb(struct bufferevent *bev UNUSED, void *arg)
 	}
 }
 
-/* Reading is ours: whatever comes here is about writing. */
+/* The relay itself reads, so this event is always about writing. */
 static void
 relay_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 {
@@ -542,7 +543,7 @@ relay_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		relay_side_gone(side);
 }
 
-/* OpenSSL has something of its own to write, and no room. */
+/* OpenSSL has data of its own to write, and the socket has no room. */
 static bool
 relay_await(struct relay_side *side)
 {
@@ -585,7 +586,7 @@ relay_adjust(struct relay_side *side)
 	}
 }
 
-/* side will send no more: it has closed, or is lost. */
+/* side sends no more: it has closed or is lost. */
 static void
 relay_source_ended(struct relay_side *side, bool error)
 {
@@ -601,7 +602,7 @@ relay_source_ended(struct relay_side *side, bool error)
 	relay_source_stop(side);
 }
 
-/* No more is taken from side. */
+/* Stops reading from side. */
 static void
 relay_source_stop(struct relay_side *side)
 {
@@ -615,8 +616,8 @@ relay_source_stop(struct relay_side *side)
 	relay_settle(side);
 }
 
-/* Nothing can be written to side any more. It is read on: what it sent before
- * is still in its socket, and its end comes behind that. */
+/* Nothing can be written to side any more. Goes on reading it, because its
+ * socket still has what it sent before, and then its end. */
 static void
 relay_side_gone(struct relay_side *side)
 {
@@ -636,7 +637,7 @@ relay_side_gone(struct relay_side *side)
 	if (side == &r->client)
 		r->half_until = clock_ms() + RELAY_HALF_MS;
 	else
-		relay_source_stop(&r->client); /* nobody is left to hear it */
+		relay_source_stop(&r->client); /* nobody can receive it */
 	relay_timer(r);
 	side->blocked = false;
 	relay_settle(side->other);
@@ -644,8 +645,8 @@ relay_side_gone(struct relay_side *side)
 	relay_adjust(side);
 }
 
-/* Once all of side's bytes are delivered, the other side hears that no more
- * will come. A client whose backend has closed is not asked for more. */
+/* Passes side's close on when all its bytes are delivered. A client whose
+ * backend has closed is not read any more. */
 static void
 relay_settle(struct relay_side *side)
 {
@@ -662,7 +663,7 @@ relay_settle(struct relay_side *side)
 		relay_finish(r);
 }
 
-/* False: has to wait for room. */
+/* Returns false if it must wait for room. */
 static bool
 relay_say_close(struct relay_side *to)
 {
@@ -681,7 +682,7 @@ relay_say_close(struct relay_side *to)
 	return true;
 }
 
-/* The first reason is the one. */
+/* Only the first reason counts. */
 static void
 relay_reason(struct relay *r, enum relay_end why)
 {
@@ -690,7 +691,8 @@ relay_reason(struct relay *r, enum relay_end why)
 	r->why_known = true;
 }
 
-/* done is for the loop: nobody stands on our frames then. */
+/* done is called from the loop, when no function of the relay is on the
+ * stack. */
 static void
 relay_finish(struct relay *r)
 {
@@ -702,8 +704,8 @@ relay_finish(struct relay *r)
 	event_active(r->timer, EV_TIMEOUT, 0);
 }
 
-/* One lazy timer: activity only notes the time, and what a slow reader takes
- * is not even noted: it shows in what is held. */
+/* One lazy timer: activity only notes the time. What a slow reader takes is not
+ * noted, because it shows in the octets that are held. */
 static void
 relay_timer_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {

@@ -3,7 +3,7 @@
  *	accept -> dialogue -> login -> routed -> gate -> backend -> relay -> close
  *	             ^----------- refused or unreachable --'
  *
- * It knows both legs, which do not know it or each other, and speaks no
+ * It knows both legs; the legs know neither it nor each other. It speaks no
  * protocol. The pre-authentication clock (preauth_timeout) runs while the
  * client is the one to act, and stands still while a route, the gate or a
  * backend is being waited for. */
@@ -37,7 +37,7 @@
 #include "session/relay.h"
 #include "session/turn.h"
 
-#define SESSION_REFUSAL_MS 5000 /* to hear that there is no room */
+#define SESSION_REFUSAL_MS 5000 /* to read that there is no room */
 
 enum session_phase {
 	SESSION_DIALOGUE, /* the client leg leads */
@@ -74,8 +74,8 @@ struct session {
 	struct addr peer; /* the socket's other end */
 	struct credentials cred; /* of the login under way */
 	bool utf8; /* the client asked for it */
-	char *user; /* as the client says it, for logs; NULL: none yet */
-	char *authcid; /* who authenticates, if that is somebody else */
+	char *user; /* as the client sent it, for logs; NULL: none yet */
+	char *authcid; /* the name that authenticates, if it differs */
 
 	uint64_t started, clock_left, clock_started; /* ms; see above */
 	uint64_t login_started;
@@ -290,7 +290,7 @@ session_start(struct session *s, const struct session_arrival *a)
 	return s->client != NULL;
 }
 
-/* It will only hear that it is not served. */
+/* The client only gets a refusal. */
 static void
 session_hurry(struct session *s)
 {
@@ -428,7 +428,7 @@ session_malformed(void *arg, enum sasl_mechanism mech, const char *what)
 	session_failed(s, FAIL_SYNTAX, what);
 }
 
-/* Forgets the attempt before. */
+/* Forgets the last attempt. */
 static void
 session_login_begin(struct session *s)
 {
@@ -443,8 +443,9 @@ session_login_begin(struct session *s)
 	destination_unref(&s->routed);
 }
 
-/* From the client's word to the key that is looked up. A bearer frame that
- * names nobody has its token asked. False: refused already. */
+/* Makes the key from the client's user name. If a bearer frame names nobody,
+ * reads the name from its token. Returns false if the login has been
+ * refused. */
 static bool
 session_identify(struct session *s)
 {
@@ -708,8 +709,8 @@ session_failed(struct session *s, enum failure why, const char *reason)
 	session_refused(s, &r);
 }
 
-/* A login that came to nothing: log it, drop the backend leg, answer, and go
- * back to the dialogue. */
+/* Ends a failed login: logs it, frees the backend leg, replies, and goes back
+ * to the dialogue. */
 static void
 session_refused(struct session *s, const struct backend_result *r)
 {
@@ -731,7 +732,7 @@ session_refused(struct session *s, const struct backend_result *r)
 	if (r->line != NULL)
 		a.line = r->line;
 	s->phase = SESSION_DIALOGUE;
-	/* The wait is ours, not the client's. */
+	/* The client does not cause this wait. */
 	s->clock_left += a.delay;
 	session_clock_run(s);
 	client_answer(s->client, &a);
@@ -740,7 +741,7 @@ session_refused(struct session *s, const struct backend_result *r)
 	session_let_go(s);
 }
 
-/* Returns why the connection has to end, or NULL. */
+/* Returns why the connection must end, or NULL. */
 static const char *
 session_count_attempt(struct session *s, enum failure why, uint64_t *delay_out)
 {
@@ -812,8 +813,8 @@ session_accepted(struct session *s, const struct backend_result *r)
 		session_close(s, "out of memory");
 }
 
-/* A login is decided by the runtime that is current when its credentials are
- * complete, however old the connection is. */
+/* A login uses the runtime that is current when its credentials are complete,
+ * even on an old connection. */
 static void
 session_current(struct session *s)
 {
@@ -822,7 +823,7 @@ session_current(struct session *s)
 	s->cfg = s->slice->rt->cfg;
 }
 
-/* The login is over, and so is its use of the runtime. */
+/* The login is over and no longer uses the runtime. */
 static void
 session_let_go(struct session *s)
 {
@@ -851,7 +852,7 @@ session_relay_done(void *arg, enum relay_end why)
 
 /* The end */
 
-/* The one way out, from any state and callback, any number of times; frees
+/* The only way out, from any state and callback, any number of times. Frees
  * nothing before the callback has returned. why: a static text. */
 static void
 session_close(struct session *s, const char *why)
@@ -871,7 +872,8 @@ session_closed(const struct session *s)
 	return s->phase == SESSION_CLOSED;
 }
 
-/* From the worker's loop, when nobody stands on a session's frames. */
+/* Called from the worker's loop, when no function of a session is on the
+ * stack. */
 static void
 session_reap_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
@@ -937,8 +939,8 @@ session_close_all(struct session_env *env)
 
 /* The log */
 
-/* "login failed" is what fail2ban looks for; a backend's trouble is "login
- * deferred", and nobody's fault in front of us. */
+/* fail2ban looks for "login failed". A failure of a backend is "login
+ * deferred", which is not the client's fault. */
 static void
 session_log_failed(struct session *s, const struct backend_result *r)
 {

@@ -3,12 +3,12 @@
  *	connect -> [PROXY header] -> [TLS] -> greeting -> [CAPA -> STLS -> TLS]
  *	-> [XCLIENT] -> [CAPA] -> [UTF8] -> login
  *
- * One command, one reply: a byte more than was asked for means that the two
- * sides do not understand each other the same way, and no password is sent
- * into that. No credential leaves before backend_safe() has said so.
+ * One command gets one reply: a byte more means that the two sides understand
+ * the dialogue differently, and then no password is sent. No credential is sent
+ * before backend_safe() has allowed it.
  *
- * The result is told from the loop (backend_end(), backend_end_cb()), so no
- * function here has to expect that the leg is gone when another one returns. */
+ * The result is reported from the loop (backend_end(), backend_end_cb()), so
+ * the leg is never freed while a function of it is on the stack. */
 
 #include "session/backend.h"
 
@@ -46,10 +46,10 @@
 enum backend_state {
 	BACKEND_CONNECT, /* the connector, or the pause before a retry */
 	BACKEND_HANDSHAKE, /* TLS */
-	BACKEND_GREETING, /* it speaks first */
-	BACKEND_CAPA, /* has to offer STLS; forgotten afterwards */
+	BACKEND_GREETING, /* the backend sends first */
+	BACKEND_CAPA, /* must offer STLS; forgotten afterwards */
 	BACKEND_CAPA_BODY,
-	BACKEND_STLS, /* a byte behind its "+OK" is an attack */
+	BACKEND_STLS, /* a byte after its "+OK" is an attack */
 	BACKEND_XCLIENT,
 	BACKEND_LEARN, /* CAPA again, on the secured leg */
 	BACKEND_LEARN_BODY,
@@ -59,7 +59,7 @@ enum backend_state {
 	BACKEND_AUTH, /* mechanism and initial response are out */
 	BACKEND_AUTH_PROMPT, /* the mechanism alone is out */
 	BACKEND_AUTH_RESULT, /* the response is out */
-	BACKEND_CANCEL, /* we have ended the exchange; its "-ERR" */
+	BACKEND_CANCEL, /* "*" is out; "-ERR" is due */
 	BACKEND_OVER, /* nothing: the result is known */
 	BACKEND_STATES
 };
@@ -84,8 +84,8 @@ struct backend {
 	struct backend_facts facts;
 	enum backend_state state;
 	struct connector *connector;
-	struct event *pause; /* before a retry; later: is it at work? */
-	struct event *end; /* tells the result */
+	struct event *pause; /* before a retry; later for BACKEND_AT_WORK_MS */
+	struct event *end; /* reports the result */
 	uint64_t ready_by; /* clock_ms(); where backend_timeout ends */
 	struct bufferevent *bev;
 	SSL *ssl; /* bev's */
@@ -200,14 +200,14 @@ static bool backend_is_password(const struct backend *b);
 #define ROW_OK_OR_ERR (ROW_OK | ROW_ERR)
 #define ROW_ANY (ROW_OK | ROW_ERR | ROW_CONTINUE)
 
-/* All about a state that is not what its reply means. */
+/* Everything about a state except the meaning of its reply. */
 static const struct backend_row {
 	const char *name; /* for the log */
 	size_t line_max; /* of a reply, its end included; 0: none is due */
 	unsigned in_place; /* reply kinds that may come */
-	unsigned more; /* kinds behind which more may stand in the same read */
-	/* What an end of the connection, or of the time, means. Anything but
-	 * CLOSED: credentials are out. */
+	unsigned more; /* kinds that more may follow in the same read */
+	/* The meaning of an EOF or a timeout. Anything but CLOSED means that
+	 * credentials are out. */
 	enum failure eof;
 	backend_reply *reply; /* NULL: a body line, or none is due */
 } backend_rows[] = {
@@ -343,7 +343,8 @@ backend_take_fd(struct backend *b, int fd)
 	}
 }
 
-/* One segment, alone, first: a fresh socket's buffer always has room. */
+/* Sends it as one segment, alone and first: a new socket's buffer always has
+ * room. */
 static bool
 backend_send_proxy(struct backend *b, int fd)
 {
@@ -353,7 +354,7 @@ backend_send_proxy(struct backend *b, int fd)
 	    .src = o->client,
 	    .dst = o->local,
 	    .tls = origin_encrypted(o),
-	    /* Of a leg that ends elsewhere we know no more. */
+	    /* Nothing else is known of a client leg that ends elsewhere. */
 	    .tls_version = ours ? o->tls_version : NULL,
 	    .tls_cipher = ours ? o->tls_cipher : NULL,
 	    .authority = o->server_name,
@@ -366,7 +367,7 @@ backend_send_proxy(struct backend *b, int fd)
 	return len > 0 && send(fd, header, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
-/* On a new bufferevent. */
+/* Sets up a new bufferevent. */
 static void
 backend_listen(struct backend *b)
 {
@@ -375,7 +376,7 @@ backend_listen(struct backend *b)
 	bufferevent_enable(b->bev, EV_READ);
 }
 
-/* Takes fd over. */
+/* Takes ownership of fd. */
 static void
 backend_plain(struct backend *b, int fd)
 {
@@ -389,7 +390,7 @@ backend_plain(struct backend *b, int fd)
 	backend_listen(b);
 }
 
-/* Takes fd over; -1: the connection is b->bev's, in clear so far. */
+/* Takes ownership of fd. -1: the connection is b->bev's, in clear so far. */
 static void
 backend_tls(struct backend *b, int fd)
 {
@@ -452,8 +453,8 @@ backend_handshake_failed(struct backend *b)
 		backend_fail(b, tls ? FAIL_TLS : FAIL_CLOSED, err.text);
 }
 
-/* A handshake failed for what it offered: once more with less, on the same
- * address. Nobody is to blame. */
+/* A handshake failed because of its offer: tries once more with less, at the
+ * same address. Nobody is to blame. */
 static void
 backend_tls_again(struct backend *b, const char *reason)
 {
@@ -471,7 +472,7 @@ backend_tls_again(struct backend *b, const char *reason)
 	evtimer_add(b->pause, &at_once);
 }
 
-/* Back to before the connection; what this login knows so far stays. */
+/* Goes back to the state before the connection, but keeps what was learnt. */
 static void
 backend_reset(struct backend *b)
 {
@@ -519,7 +520,7 @@ backend_pause_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 	}
 }
 
-/* The leg cannot go on: another connection, or the end of this login. */
+/* The leg cannot go on: makes another connection, or ends this login. */
 static void
 backend_fail(struct backend *b, enum failure why, const char *reason)
 {
@@ -573,7 +574,7 @@ backend_retry(struct backend *b, enum failure why, const char *reason)
 	    b->ready_by > now ? b->ready_by - now : 1);
 }
 
-/* b->result is complete: no more input, and tell it from the loop. */
+/* b->result is complete: stops input, and reports it from the loop. */
 static void
 backend_end(struct backend *b)
 {
@@ -672,7 +673,7 @@ backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 	struct backend *b = arg;
 
 	if (what & BEV_EVENT_CONNECTED) {
-		/* The TCP connection was there already: this is TLS. */
+		/* The TCP connection exists, so this failure is TLS's. */
 		backend_handshaken(b);
 		return;
 	}
@@ -681,7 +682,7 @@ backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		return;
 	}
 	ERR_clear_error();
-	/* Its last words first: the callback does not come again. */
+	/* Read its last bytes first: the callback is not called again. */
 	if (what & BEV_EVENT_EOF)
 		backend_read_cb(bev, b);
 	if (b->bev == bev && b->state != BACKEND_OVER)
@@ -924,8 +925,8 @@ backend_capa_done(struct backend *b)
 		backend_fail(b, FAIL_TLS, "it does not offer STLS");
 }
 
-/* Nothing stands behind the reply (backend_rows): from here on the connection
- * is OpenSSL's. */
+/* Nothing follows the reply (backend_rows): from here on OpenSSL owns the
+ * connection. */
 static void
 backend_stls(struct backend *b, const struct pop3_reply *reply)
 {
@@ -935,7 +936,7 @@ backend_stls(struct backend *b, const struct pop3_reply *reply)
 		backend_fail(b, FAIL_TLS, "it refused STLS");
 }
 
-/* Who the client is, what the backend can do */
+/* The client's address, the backend's capabilities */
 
 static void
 backend_secured(struct backend *b)
@@ -1101,8 +1102,8 @@ backend_remember(struct backend *b, uint32_t bits)
 	    clock_ms(), b->learnt);
 }
 
-/* A backend without UTF8: the session goes on, its mail program will see 8-bit
- * mail as that backend shows it. */
+/* The backend has no UTF8: the session goes on, and the mail program gets 8-bit
+ * mail as this backend sends it. */
 static void
 backend_utf8(struct backend *b)
 {
@@ -1121,7 +1122,7 @@ backend_utf8(struct backend *b)
 	backend_login(b);
 }
 
-/* Refused: the same as not offered. */
+/* A refusal means the same as no offer. */
 static void
 backend_utf8_done(struct backend *b, const struct pop3_reply *reply UNUSED)
 {
@@ -1136,7 +1137,7 @@ backend_is_password(const struct backend *b)
 	return b->spec.cred->mech == SASL_PLAIN;
 }
 
-/* The one gate that every credential passes. */
+/* Checks that a credential may be sent. Every credential passes here. */
 static bool
 backend_safe(struct backend *b, struct err *err)
 {
@@ -1167,7 +1168,7 @@ backend_login(struct backend *b)
 		backend_auth(b, frame->data, frame->len);
 }
 
-/* What it is silent about from now on may be hard work. */
+/* From now on the backend may be working while it is silent. */
 static void
 backend_credentials_out(struct backend *b, enum backend_state state)
 {
@@ -1178,8 +1179,8 @@ backend_credentials_out(struct backend *b, enum backend_state state)
 		evtimer_add(b->pause, &tv);
 }
 
-/* It has answered a login, whatever it said. A greeting alone says little, for
- * there are backends that greet and then hang up on every login. */
+/* The backend has replied to a login, with any reply. A greeting alone shows
+ * little, because some backends greet and then hang up on every login. */
 static void
 backend_well(struct backend *b)
 {
@@ -1219,8 +1220,8 @@ backend_login_password(struct backend *b)
 	secret_clear(&b64);
 }
 
-/* USER and PASS are lines: what could end one early or speak for somebody else
- * cannot go out that way. */
+/* USER and PASS are lines, so they cannot carry text that could end a line
+ * early, or another authorization name. */
 static void
 backend_login_user(struct backend *b)
 {
@@ -1310,7 +1311,7 @@ backend_auth_two_step(struct backend *b)
 	backend_send(b, BACKEND_AUTH_PROMPT, line);
 }
 
-/* The response alone, behind the backend's prompt. */
+/* Sends the response alone, after the backend's prompt. */
 static void
 backend_response(struct backend *b)
 {
@@ -1445,7 +1446,7 @@ backend_auth_result(struct backend *b, const struct pop3_reply *reply)
 		backend_result(b, reply);
 }
 
-/* Whether an -ERR may be about the form, not about the credentials. */
+/* Returns true if an -ERR may refuse the form and not the credentials. */
 static bool
 backend_is_form(const struct pop3_reply *reply)
 {
@@ -1453,9 +1454,9 @@ backend_is_form(const struct pop3_reply *reply)
 	    !pop3_reply_about_password(reply);
 }
 
-/* The error document of RFC 7628 is the verdict. The exchange is ended here at
+/* The error document of RFC 7628 is the verdict. The exchange ends here at
  * once, so that no place at the backend waits for a client that may never
- * answer; the client may read the document afterwards. */
+ * answer. The client can read the document afterwards. */
 static void
 backend_challenge(struct backend *b, const struct pop3_reply *reply)
 {
@@ -1468,7 +1469,7 @@ backend_challenge(struct backend *b, const struct pop3_reply *reply)
 		b->challenge = strndup(reply->text, reply->text_len);
 		b->challenge_len = reply->text_len;
 	}
-	/* The dummy answer that each mechanism wants before it gives up. */
+	/* The dummy answer that each mechanism expects before it ends. */
 	backend_send(b, BACKEND_CANCEL,
 	    b->spec.cred->mech == SASL_OAUTHBEARER ? "AQ==" : "");
 }
@@ -1479,7 +1480,8 @@ backend_cancelled(struct backend *b, const struct pop3_reply *reply)
 	backend_refused(b, reply);
 }
 
-/* Not now: no word about the credentials, and no failure of the host. */
+/* The backend is busy: it judged no credentials, and the host has not
+ * failed. */
 static bool
 backend_is_busy(const struct pop3_reply *reply)
 {

@@ -1,10 +1,11 @@
 /* session_client.c: the client leg up to the login: PROXY header, TLS, greeting
- * and the pre-authentication dialogue, all answered here.
+ * and the dialogue before the login.
  *
  * Input is switched off whenever it is not the client's turn, so that TCP
- * pushes back; what has been read waits in its evbuffer, in order, and goes to
- * the backend with the relay. A command is taken whole out of the buffer into
- * the worker's scratch line, and both are wiped: any line may be a password. */
+ * pushes back. Octets that were already read wait in the evbuffer, in order,
+ * and go to the backend with the relay. A complete command moves from the
+ * buffer into the worker's scratch line, and both are wiped, because any line
+ * may be a password. */
 
 #include "session/client.h"
 
@@ -33,20 +34,20 @@
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
 #define CLIENT_OUTPUT_MAX (16 * 1024) /* then no further command is taken */
 #define CLIENT_CLOSING_MS 5000 /* for the last reply to leave */
-#define CLIENT_WATCH_S 1 /* how often a waiting client is looked after */
+#define CLIENT_WATCH_S 1 /* how often a waiting client is checked */
 
 /* What the leg waits for. */
 enum client_state {
 	CLIENT_PROXY, /* the PROXY header */
-	CLIENT_HANDSHAKE, /* TLS, at once or behind STLS */
+	CLIENT_HANDSHAKE, /* TLS, at once or after STLS */
 	CLIENT_COMMAND,
-	CLIENT_STLS, /* our "+OK" to have left, then the handshake */
+	CLIENT_STLS, /* "+OK" to be sent, then the handshake */
 	CLIENT_RESPONSE, /* the next message of an AUTH exchange */
-	CLIENT_LOGIN, /* the owner, with the login's result */
-	CLIENT_DELAY, /* auth_failure_delay to pass */
-	CLIENT_CHALLENGE, /* an answer to the backend's challenge, for nobody */
-	CLIENT_CLOSING, /* the last reply to have left */
-	CLIENT_CLOSED, /* nothing: the owner has been told */
+	CLIENT_LOGIN, /* the login's result from the owner */
+	CLIENT_DELAY, /* the end of auth_failure_delay */
+	CLIENT_CHALLENGE, /* the answer to the challenge, which is ignored */
+	CLIENT_CLOSING, /* the last reply to be sent */
+	CLIENT_CLOSED, /* nothing: closed() was called */
 	CLIENT_STATES
 };
 
@@ -250,7 +251,7 @@ client_proxy_adopt(struct client *c, const struct proxy_header *h)
 		return;
 	o->client = h->src;
 	o->local = h->dst;
-	/* "No TLS" is said by balancers that pass TLS on as well. */
+	/* Balancers that pass TLS on say "no TLS" as well. */
 	if (h->tls)
 		o->transport = XCLIENT_TRANSPORT_TLS;
 	o->ttl = h->ttl;
@@ -266,7 +267,7 @@ client_connect(struct client *c)
 	const struct client_spec *spec = &c->spec;
 
 	c->from = spec->origin->client;
-	/* A proxy in front says whose connection this is by XCLIENT later. */
+	/* A proxy in front sends the client's address later, by XCLIENT. */
 	if (!client_trusts_xclient(c) && spec->refusal == NULL)
 		c->spec.refusal = spec->events->arrived(spec->arg);
 	if (spec->listener->tls == TLS_IMPLICIT)
@@ -288,7 +289,7 @@ client_plain(struct client *c)
 	return true;
 }
 
-/* TLS on c->fd, or on the connection that was plain so far. */
+/* Starts TLS on c->fd, or on the connection that was plain so far. */
 static bool
 client_tls(struct client *c)
 {
@@ -313,7 +314,7 @@ client_tls(struct client *c)
 	return true;
 }
 
-/* On a new bufferevent. */
+/* Sets up a new bufferevent. */
 static void
 client_listen(struct client *c)
 {
@@ -373,7 +374,7 @@ client_read_cb(struct bufferevent *bev UNUSED, void *arg)
 	client_run(c);
 }
 
-/* Whether all has left is for the buffer to say: over TLS this callback also
+/* The buffer tells whether everything is sent: over TLS this callback also
  * comes between two records. */
 static void
 client_write_cb(struct bufferevent *bev, void *arg)
@@ -385,7 +386,7 @@ client_write_cb(struct bufferevent *bev, void *arg)
 	if (c->state == CLIENT_CLOSING) {
 		client_close(c, c->end);
 	} else if (c->state == CLIENT_STLS) {
-		/* Whatever the client said in clear dies with this buffer. */
+		/* The client's cleartext input is freed with this buffer. */
 		if (!client_tls(c))
 			client_close(c, "out of memory");
 	} else {
@@ -432,19 +433,19 @@ client_tls_failed(struct client *c)
 	log_cstr(&l, "listener", c->spec.listener->name);
 	log_cstr(&l, "reason", err.text);
 	log_end(&l);
-	/* The alert is on its way: no RST over it. */
+	/* The alert is being sent, so no RST may destroy it. */
 	c->linger = true;
 	client_close(c, "TLS handshake failed");
 }
 
-/* Octets written and not sent yet. */
+/* Returns the octets that are written but not sent yet. */
 static size_t
 client_unsent(const struct client *c)
 {
 	return evbuffer_get_length(bufferevent_get_output(c->bev));
 }
 
-/* Whether a line from the client means something now. */
+/* Returns true if a line from the client is expected now. */
 static bool
 client_listens(const struct client *c)
 {
@@ -541,9 +542,9 @@ client_dispatch(struct client *c, const char *line, size_t len)
 	}
 }
 
-/* It is the client's turn. Buffered input is looked at from the loop, never
- * from here. The socket is read when our reply has left: it may hold the end
- * of a client that has only closed its own side, and that ends the session. */
+/* It is the client's turn. Buffered input is handled from the loop, never from
+ * here. The socket is read only after the reply is sent: it may have the FIN of
+ * a client that has closed only its own side, and a FIN ends the session. */
 static void
 client_resume(struct client *c, enum client_state state)
 {
@@ -557,7 +558,7 @@ client_resume(struct client *c, enum client_state state)
 	    BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
 }
 
-/* It is not the client's turn: what it sends stays in the kernel. */
+/* It is not the client's turn: its input stays in the kernel. */
 static void
 client_pause(struct client *c, enum client_state state)
 {
@@ -567,7 +568,7 @@ client_pause(struct client *c, enum client_state state)
 	bufferevent_disable(c->bev, EV_READ);
 }
 
-/* A login is under way. */
+/* A login is in flight. */
 static void
 client_wait(struct client *c)
 {
@@ -577,7 +578,7 @@ client_wait(struct client *c)
 	evtimer_add(c->watch, &tv);
 }
 
-/* Nobody reads the socket now, so nobody would notice a reset; a FIN only says
+/* Nobody reads the socket now, so this checks for a reset. A FIN only means
  * that no more input comes, and does not end a login. Short logins never get
  * here. */
 static void
@@ -612,7 +613,7 @@ client_reply(struct client *c, const char *text)
 	client_write(c, "\r\n", 2);
 }
 
-/* An unknown or misplaced command: there is a limit to these. */
+/* Refuses an unknown or misplaced command; their number is limited. */
 static void
 client_misplaced(struct client *c, const char *text)
 {
@@ -630,7 +631,7 @@ client_end(struct client *c, const char *text, const char *why)
 	client_closing(c, why);
 }
 
-/* Closes as soon as everything written has left. */
+/* Closes as soon as everything is sent. */
 static void
 client_closing(struct client *c, const char *why)
 {
@@ -709,7 +710,8 @@ client_shutdown(struct client *c, const char *text)
 
 /* Commands */
 
-/* Logins carry passwords or bearer tokens: encrypted, or expressly allowed. */
+/* A login carries a password or a token, so it must be encrypted or explicitly
+ * allowed in clear. */
 static bool
 client_may_login(const struct client *c)
 {
@@ -726,8 +728,9 @@ client_trusts_xclient(const struct client *c)
 	    &c->from);
 }
 
-/* XCLIENT in clear is taken, for that is how proxies on one network talk; but
- * if TLS follows it may have been somebody else's. False: no memory. */
+/* XCLIENT in clear is accepted, because proxies on one network use it. But if
+ * TLS follows, another party may have sent it. Returns false if memory is
+ * short. */
 static bool
 client_remember(struct client *c)
 {
@@ -795,8 +798,8 @@ client_stls(struct client *c, const struct pop3_command *cmd UNUSED)
 		client_misplaced(c, "-ERR STLS is not possible here.");
 		return;
 	}
-	/* Commands behind STLS were sent before anybody could know that the
-	 * sender is who will be authenticated (RFC 2595 §4). */
+	/* Commands after STLS were sent before the handshake, so another party
+	 * may have sent them (RFC 2595 §4). */
 	if (evbuffer_get_length(bufferevent_get_input(c->bev)) > 0) {
 		client_end(c, "-ERR Nothing may follow STLS before TLS.",
 		    "data behind STLS");
@@ -920,7 +923,7 @@ client_adopt(struct client *c, const struct xclient *x)
 	struct origin *o = c->spec.origin;
 	struct log_line l;
 
-	/* Both ids in one line: what came before has the old one. */
+	/* Log both ids in one line: earlier lines have the old one. */
 	origin_log(&l, LOG_DEBUG, o, "XCLIENT is believed");
 	log_cstr(&l, "told_session", x->session);
 	log_end(&l);
@@ -952,8 +955,8 @@ client_transaction(struct client *c, const struct pop3_command *cmd UNUSED)
 	client_misplaced(c, "-ERR Log in first.");
 }
 
-/* A browser was made to talk to us: what follows could be a whole dialogue of
- * somebody else's choosing (ALPACA). Not one octet back. */
+/* An attacker made a browser send this: a whole dialogue of the attacker's
+ * choice could follow (ALPACA). Do not send one octet back. */
 static void
 client_http(struct client *c, const struct pop3_command *cmd UNUSED)
 {
@@ -968,7 +971,7 @@ client_unknown(struct client *c, const struct pop3_command *cmd UNUSED)
 
 /* Logins */
 
-/* A message of an AUTH exchange has been taken. */
+/* Handles the next message of an AUTH exchange. */
 static void
 client_step(struct client *c, enum sasl_step step, struct sasl_outcome *out)
 {
@@ -1055,8 +1058,8 @@ client_delay_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 		client_answered(c);
 }
 
-/* The delay is over. The backend's challenge is shown first; it has had its
- * answer already, and the client's is for nobody. */
+/* The delay is over. Shows the backend's challenge first. The backend already
+ * has its answer, so the client's answer is ignored. */
 static void
 client_answered(struct client *c)
 {
@@ -1070,7 +1073,7 @@ client_answered(struct client *c)
 	client_resume(c, CLIENT_CHALLENGE);
 }
 
-/* The reply that had to wait. */
+/* Sends the reply that had to wait. */
 static void
 client_say(struct client *c)
 {
@@ -1099,8 +1102,8 @@ client_release(struct client *c, const char *line, size_t len, SSL **ssl_out)
 	return bev;
 }
 
-/* A last reply must not be destroyed by the RST of a close over unread input:
- * the socket lingers on while the bufferevent goes. */
+/* Closing with unread input causes an RST, which would destroy the last reply.
+ * So the socket lingers while the bufferevent is freed. */
 void
 client_free(struct client **cp)
 {

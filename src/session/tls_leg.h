@@ -1,4 +1,4 @@
-/* tls_leg.h: what a TLS bufferevent needs beyond what libevent does for it.
+/* tls_leg.h: what a TLS bufferevent needs besides libevent.
  *
  * Called by both legs and by the relay. */
 

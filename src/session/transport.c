@@ -33,7 +33,7 @@ transport_tls(struct event_base *base, int fd, SSL *ssl,
 	return bev;
 }
 
-/* Never a filter: that would be one more layer of copies for the whole
+/* Does not use a filter, which would copy all data once more for the whole
  * session. The socket moves to a new bufferevent instead. */
 static struct bufferevent *
 transport_upgrade(struct bufferevent *plain, SSL *ssl,
