@@ -239,7 +239,7 @@ struct config {
 	struct config_tree *tree;
 };
 
-/* One line each, in file order: "FILE:LINE:COLUMN: KEY: what (accepted)".
+/* One line each, in file order: "FILE:LINE:COLUMN: KEY: what; expected ...".
  * Warnings have the same form and do not make a configuration bad. */
 struct config_problems {
 	char **error;

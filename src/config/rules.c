@@ -160,7 +160,7 @@ rules_server(const struct config *cfg, struct notes *n)
 	if (cfg->server.bridge_idle < 600 * 1000 &&
 	    notes_at(n, "server.bridge_idle"))
 		notes_warn(n,
-		    "under the 10 minutes that RFC 1939 grants an idle client; "
+		    "below the 10 minutes that RFC 1939 grants an idle client; "
 		    "expected 10m or more");
 }
 
@@ -184,7 +184,8 @@ rules_certificates(const struct config *cfg, struct notes *n)
 		if (first != NULL &&
 		    notes_at(n, "tls.certificate.%s.default", c->name))
 			notes_error(n,
-			    "\"%s\" is the default already; expected one default",
+			    "\"%s\" is already the default; expected one "
+			    "default",
 			    first->name);
 		if (first == NULL)
 			first = c;
@@ -300,7 +301,8 @@ rules_advertise(const struct config *cfg, struct notes *n)
 			    strchr(" ", line[len]) != NULL &&
 			    notes_at(n, "capabilities.pop3.advertise"))
 				notes_warn(n,
-				    "mailferry adds %s itself; expected other lines",
+				    "mailferry adds %s itself; expected other "
+				    "lines",
 				    own);
 		}
 }
@@ -648,7 +650,7 @@ rules_proxy(struct notes *n, const struct config_listener *l)
 	if (l->n_proxy_trusted == 0 &&
 	    notes_at(n, "listener.%s.proxy_trusted", l->name))
 		notes_error(n,
-		    "nobody may send the header that proxy_protocol asks for; "
+		    "no peer may send the header that proxy_protocol requires; "
 		    "expected at least one CIDR");
 	if (l->proxy_protocol == PROXY_OPTIONAL && l->tls != TLS_IMPLICIT &&
 	    notes_at(n, "listener.%s.proxy_protocol", l->name))
@@ -719,7 +721,7 @@ rules_invalid_certs(struct notes *n, const struct config_destination *d)
 	if (d->tls_allow_invalid_certs &&
 	    notes_at(n, "destination.%s.tls_allow_invalid_certs", d->name))
 		notes_warn(n,
-		    "anybody in between can read the passwords; expected "
+		    "an attacker in between can read the passwords; expected "
 		    "tls_pinned_cert_sha256");
 }
 

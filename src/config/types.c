@@ -364,7 +364,7 @@ types_line(const struct config_input *in, void *out, const char *unfit)
 	if (types_control(in->text, in->len))
 		return "broken by a control character";
 	if (strpbrk(in->text, unfit) != NULL)
-		return "not fit for its line";
+		return "not valid in its line";
 	return types_store(in, out);
 }
 
@@ -461,7 +461,7 @@ types_peer(const struct config_input *in, void *out)
 	struct addr a;
 
 	if (strncmp(in->text, scheme, skip) != 0)
-		return "not such a URL";
+		return "not a URL of this form";
 	if (addr_parse(in->text + skip, &a))
 		return types_store(in, out);
 	len = (size_t)snprintf(host, sizeof(host), "%s", in->text + skip);
@@ -470,7 +470,7 @@ types_peer(const struct config_input *in, void *out)
 		return "without a port";
 	*colon = '\0';
 	if (!hostname_valid(host, strlen(host)))
-		return "not such a URL";
+		return "not a URL of this form";
 	return types_store(in, out);
 }
 
@@ -532,7 +532,7 @@ static const char *
 types_capability(const struct config_input *in, void *out)
 {
 	if (in->text[0] == '.')
-		return "not fit for its line";
+		return "not valid in its line";
 	return types_line(in, out, "");
 }
 
@@ -558,7 +558,7 @@ types_url(const struct config_input *in, void *out)
 			return "broken by a space";
 		return types_line(in, out, "");
 	}
-	return "not such a URL";
+	return "not a URL of this form";
 }
 
 static const char *

@@ -277,7 +277,8 @@ config_yaml_document(struct config_yaml *y)
 	if (event.type == YAML_STREAM_END_EVENT) {
 		yaml_event_delete(&event);
 		config_yaml_fault(y, (struct config_mark){1, 1},
-		    "the file is empty; expected sections such as \"listener:\"");
+		    "the file is empty; expected sections such as "
+		    "\"listener:\"");
 		return NULL;
 	}
 	yaml_event_delete(&event);
@@ -288,7 +289,8 @@ config_yaml_document(struct config_yaml *y)
 		return NULL;
 	if (root->kind != CONFIG_MAP) {
 		config_yaml_fault(y, root->mark,
-		    "the file is not a mapping; expected sections such as \"listener:\"");
+		    "the file is not a mapping; expected sections such as "
+		    "\"listener:\"");
 		return NULL;
 	}
 	if (!config_yaml_next(y, &event)) /* the document's end */
@@ -458,7 +460,7 @@ config_yaml_key(struct config_yaml *y, const yaml_event_t *event)
 	len = event->data.scalar.length;
 	if (memchr(key, '\0', len) != NULL || len > CONFIG_SCALAR_MAX) {
 		config_yaml_fault(y, mark,
-		    "the key holds a NUL or is too long; expected a name");
+		    "the key contains a NUL or is too long; expected a name");
 		return NULL;
 	}
 	entry = config_yaml_alloc(y->tree, 1, sizeof(*entry));
@@ -482,7 +484,8 @@ config_yaml_adopt(struct config_yaml *y, struct config_node *parent,
 		parent->height = entry->value->height + 1;
 	if (parent->weight > CONFIG_WEIGHT_MAX)
 		return config_yaml_fault(y, entry->mark,
-		    "too many values with aliases expanded; expected at most %d",
+		    "too many values with aliases expanded; expected at most "
+		    "%d",
 		    CONFIG_WEIGHT_MAX);
 	return true;
 }
@@ -646,12 +649,14 @@ config_yaml_variable(struct config_yaml *y, const char *raw, size_t len,
 		name[n++] = raw[i++];
 	name[n] = '\0';
 	if (n == 0 || i == len || raw[i] != '}')
-		return "a broken variable; expected ${NAME}, or $${ for a literal ${";
+		return "a broken variable; expected ${NAME}, or $${ for a "
+		       "literal ${";
 	*used_out = i + 1;
 	value = getenv(name);
 	if (value == NULL) {
 		snprintf(text, sizeof(text),
-		    "the environment has no %s; expected a variable that is set",
+		    "the environment has no %s; expected a variable that is "
+		    "set",
 		    name);
 		return config_yaml_strndup(y->tree, text, strlen(text));
 	}

@@ -88,8 +88,7 @@ tls_common_load_cert(const char *path, X509 **leaf_out,
 		}
 	}
 	if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
-		err_set_ssl(err, "%s: a bad certificate behind the first",
-		    path);
+		err_set_ssl(err, "%s: a bad certificate after the first", path);
 		goto fail;
 	}
 	ERR_clear_error();

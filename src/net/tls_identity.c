@@ -271,7 +271,8 @@ tls_identity_load(const struct config *cfg, size_t i, struct tls_identity *id,
 			continue;
 		tls_pair_key(c, "cert", j, key, sizeof(key));
 		config_problem(cfg, problems, key,
-		    "its type of key is there already; expected one "
+		    "another certificate has the same type of key; expected "
+		    "one "
 		    "certificate for RSA and one for ECDSA");
 		ok = false;
 	}

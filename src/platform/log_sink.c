@@ -319,7 +319,7 @@ log_sink_give(uid_t uid, gid_t gid)
 	const struct log_sink *s = log_sink_now;
 
 	if (s->created && fchown(s->fd, uid, gid) == -1)
-		log_msg(LOG_WARNING, "cannot give the log away: %s",
+		log_msg(LOG_WARNING, "cannot change the owner of the log: %s",
 		    strerror(errno));
 }
 

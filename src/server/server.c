@@ -345,7 +345,7 @@ server_go(struct server *sv, struct err *err)
 {
 	if (geteuid() == 0)
 		log_msg(LOG_WARNING,
-		    "running as root: set server.user to give that up");
+		    "running as root; set server.user to drop root");
 	if (log_sink_start(err) == -1)
 		return -1;
 	for (size_t i = 0; i < sv->n_workers; i++)
@@ -801,7 +801,8 @@ server_grace_cb(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
 	struct server *sv = arg;
 
-	log_msg(LOG_WARNING, "shutdown_grace is over: closing what is left");
+	log_msg(LOG_WARNING,
+	    "shutdown_grace is over: closing the remaining sessions");
 	event_base_loopbreak(sv->base);
 }
 

@@ -533,7 +533,7 @@ route_log_failed(const char *key, const char *reason)
 {
 	struct log_line line;
 
-	log_begin(&line, LOG_ERR, "the store cannot say");
+	log_begin(&line, LOG_ERR, "the store cannot answer");
 	log_cstr(&line, "identifier", key);
 	log_cstr(&line, "reason", reason);
 	log_end(&line);

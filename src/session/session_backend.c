@@ -599,7 +599,8 @@ void
 backend_timeout(struct backend *b)
 {
 	if (b->state == BACKEND_CANCEL)
-		backend_fail(b, FAIL_REJECTED, "no reply after its challenge");
+		backend_fail(b, FAIL_REJECTED,
+		    "no reply after the backend's challenge");
 	else if (backend_is_out(b))
 		backend_fail(b, FAIL_UNANSWERED,
 		    "no answer to the login in time");
@@ -779,7 +780,7 @@ backend_line(struct backend *b, char *line, size_t *len_out)
 	case LINE_LONG:
 		break;
 	}
-	backend_fail(b, FAIL_PROTOCOL, "its reply line is too long");
+	backend_fail(b, FAIL_PROTOCOL, "the backend's reply line is too long");
 	return false;
 }
 
@@ -799,14 +800,15 @@ backend_line_done(struct backend *b, const char *line, size_t len)
 		backend_fail(b, FAIL_PROTOCOL,
 		    backend_garbage(b, line, len, text, sizeof(text)));
 	else if (reply.kind != POP3_REPLY_CONTINUE && len + 2 > POP3_LINE_MAX)
-		backend_fail(b, FAIL_PROTOCOL, "its reply line is too long");
+		backend_fail(b, FAIL_PROTOCOL,
+		    "the backend's reply line is too long");
 	else if ((row->more & 1u << reply.kind) == 0 && !backend_alone(b))
 		return;
 	else if ((row->in_place & 1u << reply.kind) == 0)
 		backend_fail(b, FAIL_PROTOCOL,
 		    reply.kind == POP3_REPLY_CONTINUE
-			? "a challenge out of place"
-			: "a reply out of place");
+			? "an unexpected challenge"
+			: "an unexpected reply");
 	else
 		row->reply(b, &reply);
 }
@@ -833,8 +835,8 @@ backend_alone(struct backend *b)
 	if (evbuffer_get_length(bufferevent_get_input(b->bev)) == 0)
 		return true;
 	backend_fail(b, FAIL_PROTOCOL,
-	    "it sent more than one reply (does its port expect a PROXY "
-	    "header?)");
+	    "the backend sent more than one reply (does its port expect a "
+	    "PROXY header?)");
 	return false;
 }
 
@@ -844,7 +846,8 @@ backend_capa_line(struct backend *b, const char *line, size_t len)
 	b->capa_octets += len + 2;
 	if (++b->capa_lines > POP3_CAPA_LINES_MAX ||
 	    b->capa_octets > POP3_CAPA_OCTETS_MAX)
-		backend_fail(b, FAIL_PROTOCOL, "its capabilities have no end");
+		backend_fail(b, FAIL_PROTOCOL,
+		    "the backend's capabilities have no end");
 	else if (len != 1 || line[0] != '.')
 		pop3_capability_add(&b->caps, line, len);
 	else if (!backend_alone(b))
@@ -922,7 +925,7 @@ backend_capa_done(struct backend *b)
 	if (b->caps.stls)
 		backend_send(b, BACKEND_STLS, "STLS");
 	else
-		backend_fail(b, FAIL_TLS, "it does not offer STLS");
+		backend_fail(b, FAIL_TLS, "the backend does not offer STLS");
 }
 
 /* Nothing follows the reply (backend_rows): from here on OpenSSL owns the
@@ -933,7 +936,7 @@ backend_stls(struct backend *b, const struct pop3_reply *reply)
 	if (reply->kind == POP3_REPLY_OK)
 		backend_tls(b, -1);
 	else
-		backend_fail(b, FAIL_TLS, "it refused STLS");
+		backend_fail(b, FAIL_TLS, "the backend refused STLS");
 }
 
 /* The client's address, the backend's capabilities */
@@ -958,7 +961,7 @@ backend_secured(struct backend *b)
 	    !b->xclient_offered) {
 		backend_learn(b);
 	} else if (backend_xclient_line(b, line, sizeof(line)) == 0) {
-		backend_fail(b, FAIL_FORWARDING, "XCLIENT cannot be formed");
+		backend_fail(b, FAIL_FORWARDING, "cannot format XCLIENT");
 	} else {
 		backend_send(b, BACKEND_XCLIENT, line);
 	}
@@ -989,7 +992,7 @@ backend_xclient(struct backend *b, const struct pop3_reply *reply)
 	struct log_line l;
 
 	if (reply->kind != POP3_REPLY_OK) {
-		backend_fail(b, FAIL_FORWARDING, "it refused XCLIENT");
+		backend_fail(b, FAIL_FORWARDING, "the backend refused XCLIENT");
 		return;
 	}
 	origin_log(&l, LOG_DEBUG, b->spec.origin,
@@ -1461,7 +1464,7 @@ static void
 backend_challenge(struct backend *b, const struct pop3_reply *reply)
 {
 	if (backend_is_password(b)) {
-		backend_fail(b, FAIL_PROTOCOL, "a challenge out of place");
+		backend_fail(b, FAIL_PROTOCOL, "an unexpected challenge");
 		return;
 	}
 	backend_well(b);

@@ -360,7 +360,7 @@ client_refuse(struct client *c)
 	char line[POP3_LINE_MAX];
 
 	client_failure_line(line, true, c->spec.refusal);
-	client_end(c, line, "refused at the door");
+	client_end(c, line, "refused with the greeting");
 }
 
 /* Input: lines out of the buffer */
@@ -802,7 +802,7 @@ client_stls(struct client *c, const struct pop3_command *cmd UNUSED)
 	 * may have sent them (RFC 2595 §4). */
 	if (evbuffer_get_length(bufferevent_get_input(c->bev)) > 0) {
 		client_end(c, "-ERR Nothing may follow STLS before TLS.",
-		    "data behind STLS");
+		    "data after STLS");
 		return;
 	}
 	secret_clear(&c->name);

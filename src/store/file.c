@@ -341,7 +341,8 @@ store_file_line(struct store_load *load, char *line, size_t len)
 	rest += strspn(rest, blank);
 	if (*name == '\0' || (*rest != '\0' && *rest != '#'))
 		store_file_problem(load,
-		    "wants two words: identifier and destination", NULL, NULL);
+		    "not two words; expected identifier and destination", NULL,
+		    NULL);
 	else
 		store_file_entry(load, key, name);
 }
@@ -391,8 +392,9 @@ store_file_entry(struct store_load *load, const char *word, const char *name)
 	if (old != NULL) {
 		if (old->destination != i)
 			store_file_problem(load,
-			    "given before with another destination:", key,
-			    NULL);
+			    "duplicate identifier; given before with another "
+			    "destination:",
+			    key, NULL);
 		return;
 	}
 	e = &t->entries[t->n_entries++];

@@ -108,7 +108,8 @@ store_http_check(const struct config *cfg, struct config_problems *problems)
 	pthread_once(&http_once, http_global_init);
 	if (strstr(pattern, HTTP_WORD) == NULL)
 		config_problem(cfg, problems, HTTP_KEY,
-		    "nothing stands for the identifier; expected a URL with %s",
+		    "there is no placeholder for the identifier; expected a "
+		    "URL with %s",
 		    HTTP_WORD);
 	if (url != NULL)
 		code = http_check_url(url, &loopback);

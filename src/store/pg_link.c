@@ -91,7 +91,7 @@ pg_server_init(struct pg_server *s, const struct config *cfg, struct err *err)
 	if (strchr(host, ',') != NULL) {
 		pg_server_clear(s);
 		return err_set(err,
-		    "several hosts, and no hostaddr (give their addresses)");
+		    "several hosts without hostaddr; expected their addresses");
 	}
 	s->host = host;
 	return 0;

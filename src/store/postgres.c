@@ -340,8 +340,7 @@ store_postgres_watch(struct store *st, store_changed *changed, void *arg)
 		st->watch =
 		    pg_link_new(&st->server, &st->spec, &pg_watch_events, st);
 	if (st->watch == NULL)
-		log_msg(LOG_ERR,
-		    "out of memory: mapping.sql.channel is not heard");
+		log_msg(LOG_ERR, "out of memory: mapping.sql.channel is off");
 	else
 		pg_watch_start(st);
 }

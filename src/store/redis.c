@@ -430,9 +430,7 @@ store_redis_watch(struct store *st, store_changed *changed, void *arg)
 		st->watch = redis_conn_new(&st->server, &st->spec,
 		    &redis_watch_events, st);
 	if (st->watch == NULL)
-		log_msg(LOG_ERR,
-		    "out of memory: mapping.redis.channel is not "
-		    "heard");
+		log_msg(LOG_ERR, "out of memory: mapping.redis.channel is off");
 	else
 		redis_conn_start(st->watch);
 }

@@ -153,7 +153,8 @@ store_sql_check(const struct config *cfg, const char *mark,
 
 	if (!asks)
 		config_problem(cfg, problems, "mapping.sql.query",
-		    "nothing stands for the identifier; expected a query with %s",
+		    "there is no placeholder for the identifier; expected a "
+		    "query with %s",
 		    mark);
 	if (upsert && !removes)
 		config_problem(cfg, problems, "mapping.sql.upsert_query",

@@ -226,7 +226,7 @@ class Reload(FenceCase):
         for t in others:
             t.join()
         self.assertEqual(replies, ["+OK new"] * 4)
-        self.assertNotIn("the store cannot say", d.output())
+        self.assertNotIn("the store cannot answer", d.output())
 
     @staticmethod
     def subscribed(r, channel, n):

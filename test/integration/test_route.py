@@ -139,7 +139,7 @@ class Asking(RouteCase):
         out, err = self.route(d, "alice", status=FAILED)
         self.assertEqual(self.says(out)["store"], "HTTP: failed for alice")
         self.assertIn("none", self.says(out)["destination"])
-        self.assertIn("the store cannot say", err)
+        self.assertIn("the store cannot answer", err)
         d.change({"mapping": {"on_store_error": "default"}})
         out, _ = self.route(d, "alice")
         self.assertIn("failed", self.says(out)["store"])

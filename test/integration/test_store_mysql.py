@@ -84,7 +84,7 @@ class Answers(StoreAnswers, MysqlCase):
             for name in ("\u65e5\u672c", "\u0416", "\U0001f600"):
                 name = name.encode().decode("latin-1")
                 self.assertRoute(d, name, "legacy")
-            self.assertEqual(self.records(d, "the store cannot say"), [])
+            self.assertEqual(self.records(d, "the store cannot answer"), [])
             d.stop()
 
     def test_tls(self):

@@ -83,7 +83,7 @@ class Answers(StoreAnswers, PostgresCase):
         for name in ("\u65e5\u672c", "\u0416", "\U0001f600"):
             name = name.encode().decode("latin-1")
             self.assertRoute(d, name, "legacy")
-        self.assertEqual(self.records(d, "the store cannot say"), [])
+        self.assertEqual(self.records(d, "the store cannot answer"), [])
 
     def test_tls(self):
         """TLS parameters in the URL"""
@@ -357,7 +357,7 @@ class Pooler(PostgresCase):
         for _ in range(2):
             self.assertEqual(self.together(d, self.USERS),
                              ["+OK new"] * len(self.USERS))
-        self.assertEqual(self.records(d, "the store cannot say"), [])
+        self.assertEqual(self.records(d, "the store cannot answer"), [])
         return pooler, d
 
     def test_transactions(self):

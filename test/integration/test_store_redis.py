@@ -389,7 +389,7 @@ class Faults(StoreFaults, RedisCase):
             said = s.makefile("rb")
             self.assertEqual(said.readline(), b"+OK\r\n")
             self.assertNotEqual(said.readline(), b":0\r\n")
-        self.assertNotIn("the store cannot say", d.output(mark))
+        self.assertNotIn("the store cannot answer", d.output(mark))
 
     def test_dying_in_mid_answer(self):
         def talk(s):

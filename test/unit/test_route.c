@@ -129,10 +129,11 @@ END_TEST
 START_TEST(bad_lines_are_all_reported_with_their_number)
 {
 	static const char *const wanted[] = {
-	    ":2: wants two words",
+	    ":2: not two words",
 	    ":3: no such destination is declared: nowhere",
-	    ":5: given before with another destination: a@b",
-	    ":6: wants two words",
+	    ":5: duplicate identifier; given before with another destination: "
+	    "a@b",
+	    ":6: not two words",
 	};
 	struct store_table *table = load("a@b new\n"
 					 "lonely\n"

@@ -40,7 +40,7 @@ static const struct check_case cases[] = {
     {"{source: redis, redis: {url: \"rediss://db.test/\"}}", "", NULL},
     {"{source: redis, redis: {url: \"unix:///run/redis\"}}", "", NULL},
     {"{source: http, http: {url: \"http://localhost/\"}}",
-	"t:4:37: mapping.http.url: nothing stands for the identifier; "
+	"t:4:37: mapping.http.url: there is no placeholder for the identifier; "
 	"expected a URL with %u\n",
 	NULL},
     {"{source: http, http: {url: \"http://localhost/%u\"}}", "",
@@ -50,7 +50,8 @@ static const struct check_case cases[] = {
 	"warning: t:4:37: mapping.http.url: " UNVERIFIED "https://\n", NULL},
     {"{source: http, http: {url: \"https://web.test/%u\"}}", "", NULL},
     {"{source: sql, sql: {url: \"sqlite:///none.db\", query: \"SELECT 1\"}}",
-	"t:4:63: mapping.sql.query: nothing stands for the identifier; "
+	"t:4:63: mapping.sql.query: there is no placeholder for the "
+	"identifier; "
 	"expected a query with ?\n",
 	NULL},
     {"{source: sql, sql: {url: \"sqlite:///none.db\", query: \"SELECT ?\","
@@ -68,7 +69,8 @@ static const struct check_case cases[] = {
 	"file\n",
 	"sqlite:///none.db"},
     {"{source: sql, sql: {url: \"postgres://a@db.test/b\", query: \"?\"}}",
-	"t:4:68: mapping.sql.query: nothing stands for the identifier; "
+	"t:4:68: mapping.sql.query: there is no placeholder for the "
+	"identifier; "
 	"expected a query with $1\nwarning: t:4:35: mapping.sql.url: " UNVERIFIED
 	"sslmode=verify-full\n",
 	NULL},
@@ -165,8 +167,8 @@ START_TEST(what_is_not_built_in_says_what_is)
 	memcpy(cfg->mapping.sql_url, "oracl", 5);
 	store_check(cfg, &problems);
 	ck_assert_str_eq(told(),
-	    "t:4:35: mapping.sql.url: this source is not built in; expected one of " BUILT
-	    "\n");
+	    "t:4:35: mapping.sql.url: this source is not built in; expected "
+	    "one of " BUILT "\n");
 	config_problems_clear(&problems);
 	config_free(&cfg);
 }

@@ -877,7 +877,7 @@ START_TEST(two_certificates_of_one_type_are_a_problem)
 	ck_assert_ptr_null(tls_identities_load(cfg, &problems));
 	ck_assert_uint_eq(problems.n_error, 1);
 	ck_assert_ptr_nonnull(strstr(problems.error[0],
-	    "tls.certificate.both.cert[1]: its type of key is there already"));
+	    "tls.certificate.both.cert[1]: another certificate has the same type of key"));
 	config_free(&cfg);
 }
 END_TEST
