@@ -822,7 +822,7 @@ backend_garbage(const struct backend *b, const char *line, size_t len,
 	    : NULL;
 
 	if (other == NULL)
-		return "what it says is no POP3 reply";
+		return "the backend's reply is not POP3";
 	snprintf(text, size, "port %u speaks %s, not POP3",
 	    (unsigned)b->spec.endpoint->port, other);
 	return text;
@@ -911,12 +911,13 @@ backend_capa(struct backend *b, const struct pop3_reply *reply)
 		backend_enter(b, BACKEND_CAPA_BODY);
 	else if (b->spec.endpoint->forwarding == FORWARD_PROXY)
 		backend_fail_reply(b, FAIL_TLS,
-		    "it does not offer STLS (does its port expect a PROXY "
+		    "the backend does not offer STLS (does its port expect a "
+		    "PROXY "
 		    "header?)",
 		    reply);
 	else
-		backend_fail_reply(b, FAIL_TLS, "it does not offer STLS",
-		    reply);
+		backend_fail_reply(b, FAIL_TLS,
+		    "the backend does not offer STLS", reply);
 }
 
 static void

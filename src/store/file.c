@@ -392,8 +392,8 @@ store_file_entry(struct store_load *load, const char *word, const char *name)
 	if (old != NULL) {
 		if (old->destination != i)
 			store_file_problem(load,
-			    "duplicate identifier; given before with another "
-			    "destination:",
+			    "duplicate identifier; duplicate identifier; "
+			    "given before with another destination:",
 			    key, NULL);
 		return;
 	}

@@ -532,7 +532,7 @@ START_TEST(stls_discards_pipelined_user)
 	hear_out();
 	say("STLS\r\nPASS secret\r\n");
 	ck_assert_str_eq(heard(), "-ERR Nothing may follow STLS before TLS.");
-	ck_assert_str_eq(closed_why, "data behind STLS");
+	ck_assert_str_eq(closed_why, "data after STLS");
 	ck_assert_int_eq(n_login, 0);
 	client_free(&c);
 }
@@ -582,7 +582,7 @@ START_TEST(refused_at_the_door)
 	refuse = NULL;
 	c = start("No room.");
 	ck_assert_str_eq(heard(), "-ERR [SYS/TEMP] No room.");
-	ck_assert_str_eq(closed_why, "refused at the door");
+	ck_assert_str_eq(closed_why, "refused with the greeting");
 	client_free(&c);
 }
 END_TEST
