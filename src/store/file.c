@@ -392,7 +392,7 @@ store_file_entry(struct store_load *load, const char *word, const char *name)
 	if (old != NULL) {
 		if (old->destination != i)
 			store_file_problem(load,
-			    "duplicate identifier; duplicate identifier; "
+			    "duplicate identifier; "
 			    "given before with another destination:",
 			    key, NULL);
 		return;
