@@ -131,8 +131,8 @@ START_TEST(bad_lines_are_all_reported_with_their_number)
 	static const char *const wanted[] = {
 	    ":2: not two words",
 	    ":3: no such destination is declared: nowhere",
-	    ":5: duplicate identifier; duplicate "
-	    "identifier; given before with another destination: a@b",
+	    ":5: duplicate identifier; "
+	    "given before with another destination: a@b",
 	    ":6: not two words",
 	};
 	struct store_table *table = load("a@b new\n"
