@@ -11,6 +11,7 @@
 
 #include <syslog.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,6 +38,17 @@ int log_open(const char *target, enum log_format format, int level,
     struct err *err) MUST_CHECK;
 
 bool log_wants(int level);
+
+/* For lines that a stranger can cause by the thousand: one a second. Zeroed at
+ * first; shared by threads. */
+struct log_brake {
+	atomic_uint_least64_t last; /* when a line was let through; 0: never */
+	atomic_uint held; /* lines that were not, since then */
+};
+
+/* Returns true if a line may be logged now (clock_ms()). *held_out: how many
+ * were not since the one before. b may be NULL: there is no brake. */
+bool log_brake_pass(struct log_brake *b, uint64_t now, unsigned *held_out);
 
 /* Writes a line without fields. */
 void log_msg(int level, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -26,6 +26,7 @@ struct client;
 struct event_base;
 struct admission;
 struct linger_set;
+struct log_brake;
 struct pop3_texts;
 struct tls_server;
 
@@ -80,6 +81,7 @@ struct client_spec {
 	char *scratch; /* CLIENT_SCRATCH octets, shared by a worker's legs */
 	struct addr peer; /* the socket's other end */
 	struct origin *origin; /* filled in so far; the leg changes it */
+	struct log_brake *proxy_brake; /* of the listener */
 	const char *refusal; /* greet with this and close; NULL: serve */
 	const struct client_events *events;
 	void *arg;

@@ -8,6 +8,10 @@
 #define SESSION_FAILURE_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+/* So many temporary failures of one connection end it. */
+#define FAILURE_DEFERRED_MAX 10
 
 enum failure {
 	FAIL_SYNTAX, /* the client's SASL message is malformed */
@@ -50,6 +54,11 @@ const char *failure_name(enum failure why);
 int failure_level(enum failure why);
 /* Returns true if it is one of max_auth_attempts and its reply is delayed. */
 bool failure_counts(enum failure why);
+/* Returns how many ms the reply to a connection's n-th temporary failure takes
+ * at least, from 1 on: none at first, then twice as long each time. Otherwise
+ * one client could have the store or the backend asked thousands of times a
+ * second. */
+uint64_t failure_brake(unsigned n);
 /* Returns true if another connection may help. */
 bool failure_retries(enum failure why);
 /* Returns true if the reply is [SYS/TEMP]; [AUTH] otherwise (RFC 3206). */

@@ -11,7 +11,9 @@
 #include <sys/socket.h>
 
 #include "platform/err.h"
+#include "platform/log.h"
 
+struct config_listener;
 struct event;
 struct event_base;
 struct linger_set;
@@ -55,19 +57,29 @@ struct session_env {
 int session_env_init(struct session_env *env, struct err *err) MUST_CHECK;
 void session_env_clear(struct session_env *env);
 
+/* One line a second for all connections of a listener that are turned away. */
+struct session_brakes {
+	struct log_brake full, per_ip, proxy;
+};
+
 struct session_arrival {
 	int fd; /* taken over */
 	size_t listener; /* its index in the current configuration */
 	const char *listener_name; /* outlives the session */
+	struct session_brakes *brakes; /* likewise */
 	const struct sockaddr *peer;
 	socklen_t peer_len;
-	const char *refusal; /* greet with this "-ERR [SYS/TEMP]" and close */
+	bool full; /* the listener is: greet with that and close */
 	/* Called when the session has ended, for the listener's count. */
 	void (*gone)(void *arg);
 	void *gone_arg;
 };
 
 void session_accept(struct session_env *env, const struct session_arrival *a);
+
+/* Closes fd, with a word of why if that costs nothing: the listener has so many
+ * connections that it cannot even greet this one. */
+void session_turn_away(const struct config_listener *l, int fd);
 
 /* Adds one to a counter. The worker calls it for connections that never become
  * a session. */

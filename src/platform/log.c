@@ -13,6 +13,8 @@
 
 #include "platform/log_sink.h"
 
+#define LOG_BRAKE_MS 1000
+
 static _Atomic int log_level = LOG_INFO;
 static _Atomic int log_format = LOG_TEXT;
 
@@ -55,6 +57,24 @@ bool
 log_wants(int level)
 {
 	return level <= log_level;
+}
+
+bool
+log_brake_pass(struct log_brake *b, uint64_t now, unsigned *held_out)
+{
+	uint_least64_t last;
+
+	*held_out = 0;
+	if (b == NULL)
+		return true;
+	last = atomic_load(&b->last);
+	if ((last != 0 && now - last < LOG_BRAKE_MS) ||
+	    !atomic_compare_exchange_strong(&b->last, &last, now)) {
+		atomic_fetch_add(&b->held, 1);
+		return false;
+	}
+	*held_out = atomic_exchange(&b->held, 0);
+	return true;
 }
 
 static void

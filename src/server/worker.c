@@ -30,9 +30,6 @@
 #define WORKER_RESOLV_CONF "/etc/resolv.conf"
 #define WORKER_HOSTS "/etc/hosts"
 #define WORKER_PAUSE_MS 200 /* pause of accept when descriptors are short */
-#define WORKER_FULL_MS 1000 /* between two lines about a full listener */
-
-#define WORKER_FULL_TEXT "Too many connections; please try again later."
 
 struct worker_listener {
 	struct worker_listener *next, *prev;
@@ -41,7 +38,6 @@ struct worker_listener {
 	struct addr addr;
 	size_t listener;
 	struct worker_count *count;
-	uint64_t full; /* when it was last logged as full; 0: never */
 };
 
 struct worker {
@@ -76,7 +72,6 @@ static void worker_accept_cb(struct evconnlistener *ev, evutil_socket_t fd,
     struct sockaddr *peer, int len, void *arg);
 static void worker_full(struct worker_listener *l,
     const struct config_listener *cfg);
-static void worker_turn_away(const struct config_listener *cfg, int fd);
 static void worker_error_cb(struct evconnlistener *ev, void *arg);
 static void worker_pause_cb(evutil_socket_t fd, short what, void *arg);
 static void worker_gone(void *arg);
@@ -305,6 +300,7 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 	    .fd = fd,
 	    .listener = l->listener,
 	    .listener_name = l->count->name,
+	    .brakes = &l->count->brakes,
 	    .peer = peer,
 	    .peer_len = (socklen_t)len,
 	    .gone = worker_gone,
@@ -314,9 +310,9 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 	session_env_count(&l->worker->env, COUNT_CONNECTIONS);
 	if (cfg->max_connections != 0 && n >= cfg->max_connections) {
 		worker_full(l, cfg);
-		a.refusal = WORKER_FULL_TEXT;
+		a.full = true;
 		if (n >= cfg->max_connections + cfg->max_connections / 8 + 16) {
-			worker_turn_away(cfg, fd);
+			session_turn_away(cfg, fd);
 			worker_gone(l->count);
 			return;
 		}
@@ -327,30 +323,18 @@ worker_accept_cb(struct evconnlistener *ev UNUSED, evutil_socket_t fd,
 static void
 worker_full(struct worker_listener *l, const struct config_listener *cfg)
 {
-	uint64_t now = clock_ms();
 	struct log_line line;
+	unsigned held;
 
 	session_env_count(&l->worker->env, COUNT_FULL);
-	if (l->full != 0 && now - l->full < WORKER_FULL_MS)
+	if (!log_brake_pass(&l->count->brakes.full, clock_ms(), &held))
 		return;
-	l->full = now;
 	log_begin(&line, LOG_WARNING, "connections are refused");
 	log_cstr(&line, "listener", cfg->name);
 	log_cstr(&line, "reason", "max_connections");
 	log_uint(&line, "max_connections", cfg->max_connections);
+	log_uint(&line, "more", held);
 	log_end(&line);
-}
-
-/* Refuses a connection without a session. In clear the reply is one segment;
- * with TLS it would cost too much. */
-static void
-worker_turn_away(const struct config_listener *cfg, int fd)
-{
-	static const char answer[] = "-ERR [SYS/TEMP] " WORKER_FULL_TEXT "\r\n";
-
-	if (cfg->tls != TLS_IMPLICIT && cfg->proxy_protocol == PROXY_OFF)
-		send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL);
-	close(fd);
 }
 
 static void

@@ -21,6 +21,7 @@ struct worker;
 struct worker_count {
 	struct worker_count *next;
 	atomic_uint connections;
+	struct session_brakes brakes;
 	char name[];
 };
 

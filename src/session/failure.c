@@ -6,6 +6,9 @@
 
 #include "platform/util.h"
 
+#define FAILURE_BRAKE_MS 100
+#define FAILURE_BRAKE_MAX_MS 5000
+
 enum failure_flags {
 	FAILURE_COUNTS = 1 << 0,
 	FAILURE_RETRIES = 1 << 1,
@@ -91,6 +94,18 @@ bool
 failure_counts(enum failure why)
 {
 	return failure_rows[why].flags & FAILURE_COUNTS;
+}
+
+uint64_t
+failure_brake(unsigned n)
+{
+	uint64_t ms = FAILURE_BRAKE_MS;
+
+	if (n < 2)
+		return 0;
+	while (--n > 1 && ms < FAILURE_BRAKE_MAX_MS)
+		ms *= 2;
+	return ms < FAILURE_BRAKE_MAX_MS ? ms : FAILURE_BRAKE_MAX_MS;
 }
 
 bool

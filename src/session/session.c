@@ -37,6 +37,7 @@
 #include "session/relay.h"
 #include "session/turn.h"
 
+#define SESSION_FULL_TEXT "Too many connections; please try again later."
 #define SESSION_REFUSAL_MS 5000 /* to read that there is no room */
 
 enum session_phase {
@@ -61,6 +62,7 @@ struct session {
 	const struct config_listener *listener; /* the front's */
 	const char *listener_name; /* the worker's */
 	struct admission *admission; /* what its connection counts in */
+	struct session_brakes *brakes; /* the worker's */
 
 	enum session_phase phase;
 	struct client *client; /* NULL while relaying */
@@ -69,6 +71,8 @@ struct session {
 	struct route_lookup *route;
 	struct event *deadline; /* NULL while relaying */
 	unsigned attempts; /* refused logins */
+	unsigned deferred; /* logins with a temporary failure */
+	uint64_t told; /* hash of the last line about one; 0: none */
 
 	struct origin origin;
 	struct addr peer; /* the socket's other end */
@@ -102,6 +106,7 @@ static void session_deadline(void *arg, uint64_t ms);
 static void session_clock_run(struct session *s);
 static void session_clock_stop(struct session *s);
 static const char *session_arrived(void *arg);
+static void session_log_crowd(const struct session *s);
 static void session_departed(void *arg);
 static void session_login(void *arg, const struct client_login *login);
 static void session_malformed(void *arg, enum sasl_mechanism mech,
@@ -136,6 +141,7 @@ static void session_close(struct session *s, const char *why);
 static bool session_closed(const struct session *s);
 static void session_log_failed(struct session *s,
     const struct backend_result *r);
+static bool session_told(struct session *s, const struct backend_result *r);
 static void session_log_reason(struct log_line *l, const struct session *s,
     const struct backend_result *r);
 static void session_log_who(struct log_line *l, const struct session *s);
@@ -214,6 +220,7 @@ session_new(struct session_env *env, const struct session_arrival *a)
 	s->cfg = s->front->rt->cfg;
 	s->listener = &s->cfg->listener[a->listener];
 	s->listener_name = a->listener_name;
+	s->brakes = a->brakes;
 	s->destination = -1;
 	s->started = clock_ms();
 	s->clock_left = s->listener->preauth_timeout;
@@ -274,7 +281,8 @@ session_start(struct session *s, const struct session_arrival *a)
 	    .scratch = s->env->scratch,
 	    .peer = s->peer,
 	    .origin = &s->origin,
-	    .refusal = a->refusal,
+	    .proxy_brake = &a->brakes->proxy,
+	    .refusal = a->full ? SESSION_FULL_TEXT : NULL,
 	    .events = &session_client_events,
 	    .arg = s,
 	};
@@ -284,10 +292,24 @@ session_start(struct session *s, const struct session_arrival *a)
 	if (size > 0)
 		setsockopt(a->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	session_clock_run(s);
-	if (a->refusal != NULL)
+	if (a->full)
 		session_hurry(s);
 	s->client = client_start(&spec, a->fd);
 	return s->client != NULL;
+}
+
+/* In clear the answer is one segment; behind TLS it would cost what there is
+ * too little of. */
+void
+session_turn_away(const struct config_listener *l, int fd)
+{
+	char line[POP3_LINE_MAX];
+	size_t len = client_failure_line(line, true, SESSION_FULL_TEXT);
+
+	memcpy(line + len, "\r\n", 2);
+	if (l->tls != TLS_IMPLICIT && l->proxy_protocol == PROXY_OFF)
+		send(fd, line, len + 2, MSG_NOSIGNAL);
+	close(fd);
 }
 
 /* The client only gets a refusal. */
@@ -362,7 +384,6 @@ static const char *
 session_arrived(void *arg)
 {
 	struct session *s = arg;
-	struct log_line l;
 	enum limits_entry entry;
 
 	admission_uncount(s->admission);
@@ -371,14 +392,26 @@ session_arrived(void *arg)
 		admission_count(s->admission, &s->origin.client);
 	if (entry != LIMITS_FULL)
 		return NULL;
-	origin_log(&l, LOG_WARNING, &s->origin, "connection refused");
-	log_cstr(&l, "listener", s->listener_name);
-	log_cstr(&l, "reason", "max_connections_per_ip");
-	log_end(&l);
+	session_log_crowd(s);
 	session_env_count(s->env, COUNT_PER_IP);
 	session_hurry(s);
 	return "Too many connections from your address; please try again "
 	       "later.";
+}
+
+static void
+session_log_crowd(const struct session *s)
+{
+	struct log_line l;
+	unsigned held;
+
+	if (!log_brake_pass(&s->brakes->per_ip, clock_ms(), &held))
+		return;
+	origin_log(&l, LOG_WARNING, &s->origin, "connection refused");
+	log_cstr(&l, "listener", s->listener_name);
+	log_cstr(&l, "reason", "max_connections_per_ip");
+	log_uint(&l, "more", held);
+	log_end(&l);
 }
 
 static void
@@ -745,17 +778,20 @@ session_refused(struct session *s, const struct backend_result *r)
 static const char *
 session_count_attempt(struct session *s, enum failure why, uint64_t *delay_out)
 {
-	uint64_t spent = clock_ms() - s->login_started;
-	uint64_t least = s->cfg->server.auth_failure_delay;
+	uint64_t spent = clock_ms() - s->login_started, least;
 
 	session_env_count(s->env,
 	    failure_counts(why) ? COUNT_FAILED : COUNT_DEFERRED);
 	if (why == FAIL_THROTTLED)
 		session_env_count(s->env, COUNT_THROTTLED);
-	if (!failure_counts(why))
-		return NULL;
+	least = failure_counts(why) ? s->cfg->server.auth_failure_delay
+				    : failure_brake(++s->deferred);
 	if (spent < least)
 		*delay_out = least - spent;
+	if (!failure_counts(why))
+		return s->deferred >= FAILURE_DEFERRED_MAX
+		    ? "too many deferred logins"
+		    : NULL;
 	if (why != FAIL_THROTTLED)
 		limits_refused(&s->cfg->limits, &s->origin.client,
 		    session_credentials(s), clock_ms());
@@ -947,6 +983,8 @@ session_log_failed(struct session *s, const struct backend_result *r)
 	struct log_line l;
 	char text[ADDR_TEXT_MAX];
 
+	if (session_told(s, r))
+		return;
 	origin_log(&l, failure_level(r->why), &s->origin,
 	    failure_counts(r->why) ? "login failed" : "login deferred");
 	session_log_who(&l, s);
@@ -974,6 +1012,27 @@ session_log_reason(struct log_line *l, const struct session *s,
 		log_cstr(l, "reason", "(the reply repeats the credentials)");
 	else
 		log_str(l, "reason", text, len);
+}
+
+/* Equal lines of a session are one; its last line has their number. Each
+ * refused login has its own, for fail2ban. */
+static bool
+session_told(struct session *s, const struct backend_result *r)
+{
+	uint64_t hash = 1, before = s->told;
+
+	s->told = 0;
+	if (failure_counts(r->why))
+		return false;
+	hash ^= hash_keyed(failure_name(r->why), strlen(failure_name(r->why)));
+	if (s->user != NULL)
+		hash = hash * 31 + hash_keyed(s->user, strlen(s->user));
+	if (s->routed != NULL)
+		hash = hash * 31 +
+		    hash_keyed(destination_name(s->routed),
+			strlen(destination_name(s->routed)));
+	s->told = hash;
+	return hash == before;
 }
 
 static void
@@ -1008,8 +1067,10 @@ session_log_end(struct session *s)
 	char text[ADDR_TEXT_MAX];
 	struct log_line l;
 
-	origin_log(&l, relayed || s->attempts > 0 ? LOG_INFO : LOG_DEBUG, o,
-	    "session closed");
+	origin_log(&l,
+	    relayed || s->attempts > 0 || s->deferred > 0 ? LOG_INFO
+							  : LOG_DEBUG,
+	    o, "session closed");
 	log_cstr(&l, "listener", s->listener_name);
 	session_log_who(&l, s);
 	log_cstr(&l, "destination",
@@ -1032,6 +1093,8 @@ session_log_end(struct session *s)
 		session_log_counts(&l, relay_counts(s->relay));
 	log_uint(&l, "waited_ms", s->waited);
 	log_uint(&l, "duration_ms", clock_ms() - s->started);
+	if (s->deferred > 0)
+		log_uint(&l, "deferred", s->deferred);
 	log_cstr(&l, "login", relayed ? "ok" : "none");
 	log_cstr(&l, "reason", s->end);
 	log_end(&l);

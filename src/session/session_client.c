@@ -33,6 +33,7 @@
 
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
 #define CLIENT_OUTPUT_MAX (16 * 1024) /* then no further command is taken */
+#define CLIENT_COMMANDS_MAX 100 /* without a login */
 #define CLIENT_CLOSING_MS 5000 /* for the last reply to leave */
 #define CLIENT_WATCH_S 1 /* how often a waiting client is checked */
 
@@ -70,6 +71,7 @@ struct client {
 	struct sasl_exchange sasl; /* under way in CLIENT_RESPONSE */
 	struct secret name; /* USER's; data NULL: none held */
 	unsigned bad_commands;
+	unsigned commands; /* since the last login */
 	/* The answer that waits in CLIENT_DELAY and CLIENT_CHALLENGE. */
 	char *reply, *challenge; /* on the heap */
 	size_t reply_len, challenge_len;
@@ -232,13 +234,17 @@ static void
 client_proxy_refuse(struct client *c)
 {
 	struct log_line l;
+	unsigned held;
 
-	origin_log(&l, LOG_WARNING, c->spec.origin,
-	    client_trusts_proxy(c)
-		? "no acceptable PROXY header"
-		: "connection from outside proxy_trusted refused");
-	log_cstr(&l, "listener", c->spec.listener->name);
-	log_end(&l);
+	if (log_brake_pass(c->spec.proxy_brake, clock_ms(), &held)) {
+		origin_log(&l, LOG_WARNING, c->spec.origin,
+		    client_trusts_proxy(c)
+			? "no acceptable PROXY header"
+			: "connection from outside proxy_trusted refused");
+		log_cstr(&l, "listener", c->spec.listener->name);
+		log_uint(&l, "more", held);
+		log_end(&l);
+	}
 	client_close(c, "no PROXY header");
 }
 
@@ -761,6 +767,11 @@ client_command(struct client *c, const char *line, size_t len)
 {
 	struct pop3_command cmd;
 
+	/* NOOP, CAPA and AUTH that is cancelled are free of charge otherwise. */
+	if (++c->commands > CLIENT_COMMANDS_MAX) {
+		client_end(c, "-ERR Too many commands.", "too many commands");
+		return;
+	}
 	if (!pop3_command_parse(line, len, &cmd)) {
 		client_misplaced(c, "-ERR The line holds a control character.");
 		return;
@@ -1004,6 +1015,7 @@ client_login(struct client *c, struct credentials *cred)
 	const struct client_login login = {.cred = cred, .utf8 = c->utf8};
 
 	secret_clear(&c->name);
+	c->commands = 0;
 	client_wait(c);
 	c->spec.events->login(c->spec.arg, &login);
 	credentials_clear(cred);

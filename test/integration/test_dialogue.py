@@ -996,14 +996,39 @@ class Open(Dialogue):
             except BlockingIOError:
                 if not select.select([], [c.sock], [], 0.5)[1]:
                     break
+            except (BrokenPipeError, ConnectionResetError):
+                break  # too many
         self.assertLess(sent, 32 << 20)
         self.assertLess(rss(pid) - before, 64 << 20 if sanitized()
                         else 2 << 20)
-        c.sock.settimeout(15)
-        self.assertReply(c.line(), "+OK")
         # And nobody else is kept waiting.
         other = self.client(self.port)
         self.assertReply(other.cmd("NOOP"), "+OK")
+
+    def test_commands_without_a_login(self):
+        """So many commands between two logins are taken, of any kind."""
+        for kind in ("NOOP", "CAPA", "AUTH PLAIN\r\n*"):
+            with self.subTest(kind=kind):
+                mark = self.daemon.mark()
+                c = self.client(self.port)
+                c.send("\r\n".join([kind] * 101))
+                text = c.rest()
+                last = text.rstrip(b"\r\n").split(b"\r\n")[-1]
+                self.assertEqual(last, b"-ERR Too many commands.")
+                if kind == "NOOP":
+                    self.assertEqual(text.count(b"+OK"), 100)
+                self.daemon.wait_record(
+                    lambda r: r.get("reason") == "too many commands",
+                    "why it ended", mark)
+
+    def test_commands_with_logins(self):
+        """A login begins the count anew."""
+        c = self.client(self.port)
+        for _ in range(2):
+            for _ in range(98):
+                self.assertReply(c.cmd("NOOP"), "+OK")
+            self.assertReply(c.cmd("USER bad\tname"), "+OK")
+            self.assertReply(c.cmd("PASS x"), "-ERR")
 
     def test_max_connections(self):
         """beyond it a connection is answered and closed, never left hanging
@@ -1312,9 +1337,9 @@ class Limits(Dialogue):
                              rb"\A-ERR \[SYS/TEMP\] [^\n]*\r\n\Z")
         refused = [r for r in d.records()
                    if r["message"] == "connection refused"]
-        self.assertEqual([(r["client"], r["reason"], r["listener"])
+        self.assertEqual([(r["client"], r["reason"], r["listener"], r["more"])
                           for r in refused],
-                         [("127.0.0.8", "max_connections_per_ip", name)
+                         [("127.0.0.8", "max_connections_per_ip", name, 0)
                           for name in ("pop3", "other")])
         d.wait_record(lambda r: r.get("refused_per_ip") == 2, "the count")
         self.assertReply(self.client(d, source="127.0.0.7").greeting, "+OK")
@@ -1383,6 +1408,63 @@ class Limits(Dialogue):
         wrong("old password")
         self.assertEqual(b.connections, [])
 
+
+
+    def test_one_line_for_a_crowd(self):
+        """A listener's connections over a limit have one line a second."""
+        d = self.mailferry(
+            {"pop3": {"tls": "plain"}}, {"main": self.backend().destination()},
+            over={"limits": {"max_connections_per_ip": 1}})
+        self.client(d)
+        mark, start = d.mark(), time.monotonic()
+
+        def told():
+            return [r for r in d.records(mark)
+                    if r["message"] == "connection refused"]
+        count = 0
+        while len(told()) < 2:
+            for _ in range(20):
+                self.assertIn(b"-ERR [SYS/TEMP]", self.client(
+                    d, greeting=False).rest())
+                count += 1
+        lines = told()
+        self.assertLessEqual(len(lines), time.monotonic() - start + 1)
+        # All of them but those after the last line are counted.
+        counted = len(lines) + sum(r["more"] for r in lines)
+        self.assertLessEqual(counted, count)
+        self.assertGreater(counted, count - 20)
+
+    def test_deferred_logins(self):
+        """the answer to the n-th deferred login of one connection waits (0,
+        0.1, 0.2, 0.4, ... up to 5 s), the 10th closes the connection, and
+        equal log lines of one session are summed up (PROTOCOL)"""
+        d = self.mailferry(
+            {"pop3": {"tls": "plain"}}, {"main": self.refusing()},
+            over={"server": {"auth_failure_delay": "0s"}, "capabilities": {
+                "pop3": {"allow_plain_auth_without_tls": True}}})
+        c = self.client(d, timeout=30)
+        took = []
+        for number in range(10):
+            c.cmd("USER alice@example.com")
+            start = time.monotonic()
+            self.assertTempFail(c.cmd("PASS secret"))
+            took.append(time.monotonic() - start)
+        c.closed()
+        least = (0, .1, .2, .4, .8, 1.6, 3.2, 5, 5, 5)
+        for number, seconds in enumerate(least):
+            self.assertGreaterEqual(took[number], seconds - .01, took)
+        end = d.wait_record(lambda r: r["message"] == "session closed",
+                            "the end")
+        self.assertEqual((end["reason"], end["deferred"], end["level"]),
+                         ("too many deferred logins", 10, "info"))
+        lines = [r for r in d.records() if r["message"] == "login deferred"]
+        self.assertEqual(len(lines), len({r["failure"] for r in lines}))
+
+    def refusing(self):
+        """A destination at whose port nobody listens."""
+        destination = self.backend().destination()
+        destination["protocol"]["pop3"]["port"] = free_port()
+        return destination
 
 
 class Offers(Dialogue):

@@ -1078,8 +1078,8 @@ def visits():
          SOON),
         # Its last reply cannot leave either; or it just can.
         ("never reads", never_reads(b"CAPA\r\n" * 1000),
-         ("timeout", "timeout before login"),
-         (PREAUTH - .1, PREAUTH + CLOSING + SLACK)))
+         ("timeout", "timeout before login", "too many commands"),
+         (0, PREAUTH + CLOSING + SLACK)))
     stage("greeting", at_greeting, *dialogue, *commands)
     stage("dialogue", at_dialogue, *dialogue, *commands)
     stage("between STLS and ClientHello", at_stls,

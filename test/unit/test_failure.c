@@ -70,6 +70,17 @@ START_TEST(only_what_comes_before_a_connection_is_surely_the_hosts)
 }
 END_TEST
 
+START_TEST(each_deferred_login_waits_longer)
+{
+	static const uint64_t ms[FAILURE_DEFERRED_MAX] = {
+	    0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000};
+
+	for (unsigned i = 0; i < FAILURE_DEFERRED_MAX; i++)
+		ck_assert_uint_eq(failure_brake(i + 1), ms[i]);
+	ck_assert_uint_eq(failure_brake(1000000), 5000);
+}
+END_TEST
+
 static Suite *
 failure_suite(void)
 {
@@ -87,6 +98,7 @@ failure_suite(void)
 	tcase_add_loop_test(tc,
 	    only_what_comes_before_a_connection_is_surely_the_hosts, 0,
 	    FAILURES);
+	tcase_add_test(tc, each_deferred_login_waits_longer);
 	suite_add_tcase(suite, tc);
 	return suite;
 }

@@ -516,6 +516,23 @@ START_TEST(a_syslog_that_is_not_read_holds_nobody_up)
 }
 END_TEST
 
+START_TEST(a_brake_lets_one_line_a_second_through)
+{
+	struct log_brake b = {0};
+	unsigned held = 77;
+
+	ck_assert(log_brake_pass(&b, 5000, &held));
+	ck_assert_uint_eq(held, 0);
+	for (unsigned i = 0; i < 999; i++)
+		ck_assert(!log_brake_pass(&b, 5001 + i, &held));
+	ck_assert(log_brake_pass(&b, 6000, &held));
+	ck_assert_uint_eq(held, 999);
+	ck_assert(!log_brake_pass(&b, 6000, &held));
+	ck_assert(log_brake_pass(&b, 9000, &held));
+	ck_assert_uint_eq(held, 1);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -534,6 +551,7 @@ main(void)
 	tcase_add_test(tc, reopen_follows_a_moved_file);
 	tcase_add_test(tc, a_path_that_cannot_be_opened_changes_nothing);
 	tcase_add_test(tc, a_check_and_an_unused_sink_leave_nothing_behind);
+	tcase_add_test(tc, a_brake_lets_one_line_a_second_through);
 	tcase_add_test(tc, a_target_in_use_is_not_opened_again);
 	tcase_add_test(tc, a_pipe_that_nobody_reads_holds_nobody_up);
 	tcase_add_test(tc, another_target_takes_over_from_one_that_hangs);
