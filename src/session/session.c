@@ -493,9 +493,11 @@ session_identify(struct session *s)
 		name = account;
 		len = strlen(account);
 	}
-	/* Typed into account settings by mistake; sent on unchanged. */
-	while (len > 0 && name[len - 1] == ' ')
-		len--;
+	/* "USER alice@example.com ": the space was typed into the account's
+	 * settings by mistake. It is sent on unchanged. */
+	if (cred->mech == SASL_PLAIN && strcmp(cred->how, "USER") == 0)
+		while (len > 1 && name[len - 1] == ' ')
+			len--;
 	s->user = strndup(name, len);
 	s->authcid = credentials_authcid(cred);
 	if (s->user == NULL) {

@@ -140,6 +140,7 @@ static void backend_read_cb(struct bufferevent *bev, void *arg);
 static bool backend_line(struct backend *b, char *line, size_t *len_out);
 static void backend_line_done(struct backend *b, const char *line, size_t len);
 static bool backend_alone(struct backend *b);
+static bool backend_next_form(struct backend *b);
 static void backend_lost(struct backend *b);
 static bool backend_is_out(const struct backend *b);
 static void backend_forget_plain(struct backend *b);
@@ -669,9 +670,10 @@ backend_blame(struct backend *b, enum failure why)
 }
 
 static void
-backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
+backend_event_cb(struct bufferevent *bev, short what, void *arg)
 {
 	struct backend *b = arg;
+	bool broken;
 
 	if (what & BEV_EVENT_CONNECTED) {
 		/* The TCP connection exists, so this failure is TLS's. */
@@ -682,44 +684,58 @@ backend_event_cb(struct bufferevent *bev UNUSED, short what, void *arg)
 		backend_handshake_failed(b);
 		return;
 	}
+	broken = b->ssl != NULL && bufferevent_get_openssl_error(bev) != 0;
 	ERR_clear_error();
 	/* Read its last bytes first: the callback is not called again. */
 	if (what & BEV_EVENT_EOF)
 		backend_read_cb(bev, b);
-	if (b->bev == bev && b->state != BACKEND_OVER)
+	if (b->bev != bev || b->state == BACKEND_OVER)
+		return;
+	/* Octets that are no TLS are no answer to a command. */
+	if (broken || !backend_next_form(b))
 		backend_lost(b);
 }
 
-/* Closed, without the answer that was due. There are servers that hang up on
- * CAPA, on AUTH, or on an inline response: the next form is tried on a fresh
- * connection, unless credentials are out: such a login is not repeated, for
- * the maildrop may be locked by it. */
+/* There are servers that hang up on CAPA, on AUTH, or on an inline response:
+ * tries the next form on a fresh connection, unless credentials are out.
+ * Returns false if there is no next form. */
+static bool
+backend_next_form(struct backend *b)
+{
+	bool user =
+	    backend_is_password(b) && b->spec.endpoint->auth == AUTH_AUTO;
+
+	if (b->state == BACKEND_LEARN && b->doubtful) {
+		backend_sure(b);
+		return true;
+	}
+	/* For the next login: this one was sent, and is not repeated. */
+	if (b->state == BACKEND_AUTH)
+		backend_remember(b, backend_bit(b, LEARNT_TWO_STEP));
+	if (b->anew == BACKEND_ANEW_MAX)
+		return false;
+	if (b->state == BACKEND_LEARN) {
+		backend_remember(b, LEARNT_CAPA);
+	} else if (b->state == BACKEND_AUTH_PROMPT && b->fallback) {
+		b->fallback = false;
+	} else if (b->state == BACKEND_AUTH_PROMPT && user) {
+		/* There was no inline response to blame. */
+		backend_forget_plain(b);
+	} else {
+		return false;
+	}
+	backend_connect_anew(b);
+	return true;
+}
+
+/* The connection ended before the answer that was due. A login that was sent may
+ * have locked the maildrop. */
 static void
 backend_lost(struct backend *b)
 {
-	bool password = backend_is_password(b);
-	bool user = password && b->spec.endpoint->auth == AUTH_AUTO;
-
-	if (b->anew < BACKEND_ANEW_MAX && b->state == BACKEND_LEARN &&
-	    b->doubtful) {
-		backend_sure(b);
-	} else if (b->anew < BACKEND_ANEW_MAX && b->state == BACKEND_LEARN) {
-		backend_remember(b, LEARNT_CAPA);
-		backend_connect_anew(b);
-	} else if (b->anew < BACKEND_ANEW_MAX &&
-	    b->state == BACKEND_AUTH_PROMPT && (b->fallback || user)) {
-		/* Without a fallback there was no inline response to blame. */
-		if (!b->fallback)
-			backend_forget_plain(b);
-		b->fallback = false;
-		backend_connect_anew(b);
-	} else {
-		if (b->state == BACKEND_AUTH)
-			backend_remember(b, backend_bit(b, LEARNT_TWO_STEP));
-		backend_fail(b, backend_rows[b->state].eof,
-		    backend_is_out(b) ? "closed without answering the login"
-				      : "closed the connection");
-	}
+	backend_fail(b, backend_rows[b->state].eof,
+	    backend_is_out(b) ? "closed without answering the login"
+			      : "closed the connection");
 }
 
 static void

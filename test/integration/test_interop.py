@@ -18,6 +18,7 @@ from harness.client import oauthbearer, plain, xoauth2
 from harness.dovecot import Dovecot, jwt
 from harness.fake_backend import stuff
 from harness.front import xclient_words
+from harness.mailutils import Mailutils
 from harness.proc import check_run, run, temp_dir, wait_until
 
 OLD, NEW = "alice@example.com", "bob@example.net"
@@ -365,6 +366,52 @@ class Poplib(Interop):
             self.assertEqual(got, set(MESSAGES))
             pop.quit()
             self.assertDeleted(dovecot, user)
+
+
+@need("pop3d", "unshare")
+@need_root()
+class OldServer(Case):
+    """Mailutils behind us: USER and PASS only, with quirks of its age."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.old = Mailutils("olduser", PASSWORD)
+        cls.addClassCleanup(cls.old.stop)
+        cls.old.start()
+        cls.daemon = cls.shared_mailferry(
+            {"implicit": {"tls": "implicit"}},
+            {"clear": cls.old.destination("plain"),
+             "stls": cls.old.destination("starttls")},
+            {"stls@example.com": "stls"},
+            over={"routing": {"default_destination": "clear"}})
+
+    def test_login_fetch_and_delete(self):
+        """the backend's capabilities are learnt by a CAPA on the secured leg
+        ... Capability lines may ... be malformed"""
+        for _ in range(2):  # asked, then remembered
+            self.old.deliver(DOTS)
+            c = self.client(self.daemon, tls="implicit")
+            c.play(f"""
+                C: UTF8
+                S: +OK
+                C: USER olduser
+                S: +OK
+                C: PASS {PASSWORD}
+                S: +OK
+                C: STAT
+                S: +OK 1
+                C: RETR 1
+                S: +OK""")
+            self.assertIn("..dot", c.lines())
+            c.play("""
+                C: DELE 1
+                S: +OK
+                C: QUIT
+                S: +OK
+                CLOSED""")
+            wait_until(lambda: os.path.getsize(self.old.mbox) == 0,
+                       "the mbox is empty")
 
 
 @need("curl")

@@ -171,15 +171,21 @@ class Identifiers(Routing):
                 with self.subTest(user=user, way=way):
                     self.assertEqual(reply, want)
 
+    def test_space_behind_a_user_name(self):
+        """Old mail programs send what users typed into their settings"""
+        for user in ("moved@example.com ", "moved@example.com   "):
+            self.assertEqual(self.by_pass(user), "+OK new")
+
     def test_bad_identifiers(self):
         """Control characters, spaces or double quotes in it: `-ERR [AUTH]`,
         no backend is contacted."""
         bad = ["a b", "a\"b", "a\1b", "a\x1fb", "a\x7fb", "a\tb", "a\x1b[2Jb",
-               "\"", "moved@example.com "]
+               "\"", " ", " moved@example.com"]
         for user in bad:
             with self.subTest(user=user, way="PASS"):
                 self.assertReply(self.by_pass(user), "-ERR [AUTH]")
-        for user in bad + ["a\rb", "a\nb", "a\r\nQUIT", " ", "\r\n"]:
+        for user in bad + ["a\rb", "a\nb", "a\r\nQUIT", "\r\n",
+                           "moved@example.com "]:
             with self.subTest(user=user):
                 self.assertReply(self.by_login(user), "-ERR [AUTH]")
                 self.assertReply(self.by_auth("PLAIN", plain(user, "x")),
