@@ -131,8 +131,8 @@ START_TEST(bad_lines_are_all_reported_with_their_number)
 	static const char *const wanted[] = {
 	    ":2: not two words",
 	    ":3: no such destination is declared: nowhere",
-	    ":5: duplicate identifier; "
-	    "given before with another destination: a@b",
+	    (":5: duplicate identifier; "
+	     "given before with another destination: a@b"),
 	    ":6: not two words",
 	};
 	struct store_table *table = load("a@b new\n"
@@ -158,8 +158,8 @@ END_TEST
 START_TEST(keys_that_no_login_can_match_are_problems)
 {
 	static const char *const wanted[] = {
-	    ":1: no login can match \xef\xbb\xbf"
-	    "a@b: it begins with a byte-",
+	    (":1: no login can match \xef\xbb\xbf"
+	     "a@b: it begins with a byte-"),
 	    ":2: no login can match Alice@example.com: it has capital letters",
 	    ":3: no login can match \"a@b\": it holds a double quote",
 	    ":5: no login can match a@b\xc2\xa0: it holds a character that",
