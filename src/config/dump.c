@@ -152,8 +152,10 @@ mask_parameter(struct mask *m, const char *text)
 	size_t name = equals == NULL ? 1 : (size_t)(equals + 1 - text);
 
 	/* "%u" stands for what is looked up. */
-	if (len == name || (len == name + 2 && memcmp(equals, "=%u", 3) == 0) ||
-	    (equals != NULL && mask_is_harmless(text + 1, name - 2))) {
+	if (len == name ||
+	    (equals != NULL &&
+		((len == name + 2 && memcmp(equals, "=%u", 3) == 0) ||
+		    mask_is_harmless(text + 1, name - 2)))) {
 		mask_put(m, text, len);
 	} else {
 		mask_put(m, text, name);

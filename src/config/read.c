@@ -653,6 +653,7 @@ read_convert(struct config_reader *r, const struct config_key *key,
 	    .plain = plain,
 	};
 
+	/* cppcheck-suppress returnDanglingLifetime ; it is a static text */
 	return key->type->parse(&in, place);
 }
 

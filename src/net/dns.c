@@ -254,12 +254,15 @@ dns_conf_server(struct dns_conf *conf, const char *server)
 static void
 dns_conf_option(struct dns_conf *conf, const char *option)
 {
-	int value;
+	const char *colon = strchr(option, ':');
+	long value = colon != NULL ? strtol(colon + 1, NULL, 10) : 0;
 
-	if (sscanf(option, "timeout:%4d", &value) == 1 && value > 0)
-		conf->timeout_ms = 1000 * (value < 30 ? value : 30);
-	else if (sscanf(option, "attempts:%4d", &value) == 1 && value > 0)
-		conf->tries = value < 5 ? value : 5;
+	if (value <= 0)
+		return;
+	if (strncmp(option, "timeout:", 8) == 0)
+		conf->timeout_ms = 1000 * (int)(value < 30 ? value : 30);
+	else if (strncmp(option, "attempts:", 9) == 0)
+		conf->tries = (int)(value < 5 ? value : 5);
 }
 
 /* Its sockets and its time */

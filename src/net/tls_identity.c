@@ -167,6 +167,8 @@ tls_identities_free(struct tls_identity_set **idsp)
 	if (ids == NULL)
 		return;
 	HASH_ITER (hh, ids->names, n, tmp) {
+		/* The analyzer does not follow uthash.
+		 * NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 		HASH_DEL(ids->names, n);
 		free(n);
 	}

@@ -64,7 +64,9 @@ secret_malloc(size_t size)
 {
 	void *p = malloc(size);
 
-	return p != NULL ? p : spare_take(size);
+	if (p == NULL)
+		p = spare_take(size);
+	return p;
 }
 
 /* Not realloc(3): it may move the block and leave the old bytes behind. */

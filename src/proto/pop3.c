@@ -309,7 +309,7 @@ pop3_reply_is_error_document(const struct pop3_reply *reply)
 	/* base64 of "{" and any white space or quote behind it. */
 	return reply->kind == POP3_REPLY_CONTINUE && reply->text_len >= 4 &&
 	    reply->text_len % 4 == 0 && reply->text[0] == 'e' &&
-	    memchr("wxyz0123456789", reply->text[1], 14) != NULL &&
+	    strchr("wxyz0123456789", reply->text[1]) != NULL &&
 	    memchr(reply->text, ' ', reply->text_len) == NULL;
 }
 

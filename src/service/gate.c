@@ -523,6 +523,8 @@ gate_before(const struct gate_client *a, const struct gate_client *b)
 {
 	if (a->places != b->places)
 		return a->places < b->places;
+	/* Only those who wait are in the heap. */
+	assert(a->waiting != NULL && b->waiting != NULL);
 	return a->waiting->arrival < b->waiting->arrival;
 }
 

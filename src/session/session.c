@@ -306,9 +306,10 @@ session_turn_away(const struct config_listener *l, int fd)
 	char line[POP3_LINE_MAX];
 	size_t len = client_failure_line(line, true, SESSION_FULL_TEXT);
 
-	memcpy(line + len, "\r\n", 2);
+	line[len++] = '\r';
+	line[len++] = '\n';
 	if (l->tls != TLS_IMPLICIT && l->proxy_protocol == PROXY_OFF)
-		send(fd, line, len + 2, MSG_NOSIGNAL);
+		send(fd, line, len, MSG_NOSIGNAL);
 	close(fd);
 }
 

@@ -33,7 +33,7 @@
 
 #define CLIENT_INPUT_MAX POP3_AUTH_LINE_MAX /* held unread, at most */
 #define CLIENT_OUTPUT_MAX (16 * 1024) /* then no further command is taken */
-#define CLIENT_COMMANDS_MAX 100 /* without a login */
+#define CLIENT_COMMANDS_MAX 10000 /* without a login */
 #define CLIENT_CLOSING_MS 5000 /* for the last reply to leave */
 #define CLIENT_WATCH_S 1 /* how often a waiting client is checked */
 
