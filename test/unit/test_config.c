@@ -1176,6 +1176,7 @@ static const struct {
     {"redis://[2001:db8::1]:sesame", "redis://********"},
     {"http://h/r#sesame", "http://h/r#********"},
     {"http://h/r?sesame", "http://h/r?********"},
+    {"http://h/r?ab", "http://h/r?********"},
     {"postgres://h/d?password=a&sslmode=require",
 	"postgres://h/d?password=********&sslmode=require"},
     {"postgres://h/d?sslpassword=a&password=b&x",
