@@ -19,7 +19,7 @@ from harness.client import (
     BYTES, LINES, MODES, Closed, OctetTls, b64, oauthbearer, plain, xoauth2)
 from harness.mailferry import sanitized
 from harness.ports import free_port, has_ipv6
-from harness.proc import rss, run, wait_until
+from harness.proc import DEADLINE, rss, run, wait_until
 
 ALICE = "alice@example.com"
 ADVERTISED = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
@@ -375,6 +375,88 @@ def old_context(version=ssl.TLSVersion.TLSv1_1):
         ctx.minimum_version = ssl.TLSVersion.TLSv1
         ctx.maximum_version = version
     return ctx
+
+
+class RecordTls(OctetTls):
+    """A TLS client that decides which octets share a record, and which
+    records a segment."""
+
+    def _flush(self):
+        data = self.outgoing.read()
+        if data:
+            self.sock.sendall(data)
+
+    def records(self, *parts):
+        """Each part is a record, and all leave in one write."""
+        for part in parts:
+            self.tls.write(part)
+        self._flush()
+
+    def rest(self):
+        """All that comes up to the end."""
+        data = b""
+        while True:
+            try:
+                more = self.recv(65536)
+            except (ssl.SSLError, ConnectionError):
+                return data  # no close_notify, or a reset behind it
+            if not more:
+                return data
+            data += more
+
+
+class Records(Dialogue):
+    """Same input, same behaviour, however it is cut into TLS records."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.backend_ = cls.shared_backend()
+        cls.daemon = cls.shared_mailferry(
+            {"implicit": {"tls": "implicit", "max_bad_commands": 1}},
+            {"main": cls.backend_.destination()})
+
+    def open(self, version):
+        sock = socket.create_connection(
+            ("127.0.0.1", self.daemon.port_of("implicit")), DEADLINE)
+        self.addCleanup(sock.close)
+        tls = RecordTls(sock, context(certs().ca, minimum=version,
+                                      maximum=version), "localhost")
+        self.assertTrue(tls.recv(4096).startswith(b"+OK"))
+        return tls
+
+    def test_last_reply_behind_another(self):
+        """QUIT: `+OK`, close: also where the reply before it was written a
+        moment ago"""
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            for parts, last in (
+                    ((b"NOOP\r\n", b"QUIT\r\n"), b"+OK\r\n+OK\r\n"),
+                    ((b"NOOP\r\n", b"BAD\r\n", b"BAD\r\n"),
+                     b"-ERR Too many bad commands.\r\n"),
+                    ((b"NOOP\r\n", b"x" * 600), b"too long.\r\n")):
+                for _ in range(5):
+                    with self.subTest(version=version.name, parts=parts):
+                        tls = self.open(version)
+                        tls.records(*parts)
+                        self.assertTrue(tls.rest().endswith(last))
+
+    def test_replies_behind_an_end(self):
+        """what is buffered is delivered before a close"""
+        tls = self.open(ssl.TLSVersion.TLSv1_3)
+        tls.records(*[b"NOOP\r\n"] * 1000)
+        tls.sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(tls.rest(), b"+OK\r\n" * 1000)
+
+    def test_commands_cut_anywhere(self):
+        line = b"CAPA\r\nQUIT\r\n"
+        whole = self.open(ssl.TLSVersion.TLSv1_3)
+        whole.records(line)
+        want = whole.rest()
+        for at in range(1, len(line)):
+            with self.subTest(at=at):
+                tls = self.open(ssl.TLSVersion.TLSv1_3)
+                tls.records(line[:at], line[at:])
+                self.assertEqual(tls.rest(), want)
 
 
 class Open(Dialogue):
