@@ -32,7 +32,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size > 0)
 		memcpy(line, data, size);
 	limit = pop3_line_limit(line, size);
-	assert(limit == POP3_LINE_MAX || limit == POP3_AUTH_LINE_MAX);
+	assert(limit == POP3_LINE_MAX || limit == POP3_AUTH_LINE_MAX ||
+	    limit == POP3_XCLIENT_LINE_MAX);
 	try_command(line, size);
 	try_auth(line, size);
 	try_reply(line, size);
@@ -109,6 +110,12 @@ try_reply(const char *line, size_t len)
 		assert(reply.kind == POP3_REPLY_ERR && reply.text_len > 0);
 	if (pop3_greeting_offers_xclient(&reply))
 		assert(reply.kind == POP3_REPLY_OK && reply.text_len >= 7);
+	if (pop3_reply_about_setup(&reply))
+		assert(reply.kind == POP3_REPLY_ERR && reply.text_len >= 3);
+	if (pop3_reply_is_error_document(&reply))
+		assert(reply.kind == POP3_REPLY_CONTINUE);
+	if (pop3_other_protocol(line, len) != NULL)
+		assert(reply.kind == POP3_REPLY_BAD);
 }
 
 /* What was learnt, said again, teaches the same. */
