@@ -16,6 +16,7 @@ static bool slice_inside(const char *slice, size_t n, const char *line,
 static bool line_whole(const char *line, size_t len);
 static void try_command(const char *line, size_t len);
 static void try_auth(const char *arg, size_t len);
+static bool spaces(const char *from, const char *to);
 static void try_reply(const char *line, size_t len);
 static void try_capabilities(const char *lines, size_t len);
 static void capabilities_read(const char *text, size_t len,
@@ -76,6 +77,14 @@ try_command(const char *line, size_t len)
 		try_auth(cmd.arg, cmd.arg_len);
 }
 
+static bool
+spaces(const char *from, const char *to)
+{
+	while (from < to && *from == ' ')
+		from++;
+	return from == to;
+}
+
 static void
 try_auth(const char *arg, size_t len)
 {
@@ -87,11 +96,12 @@ try_auth(const char *arg, size_t len)
 	assert(mech == arg && mech_len >= 1 && mech_len <= 20);
 	assert(memchr(mech, ' ', mech_len) == NULL);
 	if (ir == NULL) {
-		assert(ir_len == 0 && len <= mech_len + 1);
+		assert(ir_len == 0 && spaces(arg + mech_len, arg + len));
 		return;
 	}
-	assert(ir == arg + mech_len + 1 && ir + ir_len == arg + len);
+	assert(ir > arg + mech_len && spaces(arg + mech_len, ir));
 	assert(ir_len > 0 && memchr(ir, ' ', ir_len) == NULL);
+	assert(spaces(ir + ir_len, arg + len));
 }
 
 static void
