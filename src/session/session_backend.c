@@ -151,7 +151,7 @@ static void backend_enter(struct backend *b, enum backend_state state);
 static backend_reply backend_greeting, backend_capa, backend_stls,
     backend_xclient, backend_learnt, backend_utf8_done, backend_user_done,
     backend_auth_inline, backend_auth_prompt, backend_auth_result,
-    backend_cancelled, backend_result;
+    backend_result;
 static void backend_capa_done(struct backend *b);
 static void backend_secured(struct backend *b);
 static size_t backend_xclient_line(struct backend *b, char *line, size_t size);
@@ -240,7 +240,7 @@ static const struct backend_row {
     [BACKEND_AUTH_RESULT] = {"auth result", BACKEND_CHALLENGE_MAX, ROW_ANY,
 	ROW_OK, FAIL_DROPPED, backend_auth_result},
     [BACKEND_CANCEL] = {"cancel", POP3_LINE_MAX, ROW_ERR, 0, FAIL_REJECTED,
-	backend_cancelled},
+	backend_refused},
     [BACKEND_OVER] = {"over", 0, 0, 0, FAIL_CLOSED, NULL},
 };
 _Static_assert(ARRAY_LEN(backend_rows) == BACKEND_STATES, "unnamed state");
@@ -1492,12 +1492,6 @@ backend_challenge(struct backend *b, const struct pop3_reply *reply)
 	/* The dummy answer that each mechanism expects before it ends. */
 	backend_send(b, BACKEND_CANCEL,
 	    b->spec.cred->mech == SASL_OAUTHBEARER ? "AQ==" : "");
-}
-
-static void
-backend_cancelled(struct backend *b, const struct pop3_reply *reply)
-{
-	backend_refused(b, reply);
 }
 
 /* The backend is busy: it judged no credentials, and the host has not
